@@ -1,0 +1,62 @@
+"""Augmentation: images moved by a few pixels, each by its own random amount.
+
+Nothing needs to be read before it. Call it on a batch inside a training loop, so that every epoch sees other
+shifts. Given up for simplicity: whole pixels, zeros at the border, one channel.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def shift(
+    images: np.ndarray,
+    height: int,
+    width: int,
+    max_pixels: int = 1,
+    rng: int | np.random.Generator | None = None,
+) -> np.ndarray:
+    """Move every image by up to `max_pixels` down or up and right or left, filling with 0.
+
+    Both distances are drawn uniformly from the integers ``-max_pixels .. max_pixels``, independently.
+
+    Parameters
+    ----------
+    images : ndarray, shape (N, height * width) or (N, height, width)
+        Not changed.
+    height, width : int
+        In pixels.
+    max_pixels : int
+        0 to ``min(height, width) - 1``, so that a part of each image stays.
+    rng : int, Generator or None
+
+    Returns
+    -------
+    ndarray
+        A new array of the shape and dtype of `images`.
+
+    Raises
+    ------
+    ValueError
+        If the shape does not fit or `max_pixels` is out of range.
+    """
+    images = np.asarray(images)
+    if images.shape[1:] not in [(height * width,), (height, width)]:
+        raise ValueError(
+            f"shift() got images of shape {images.shape}.\n"
+            f"They must be (N, {height * width}) or (N, {height}, {width}) for {height} x {width} pixels.\n"
+            "Pass the height and width of your images, or reshape them."
+        )
+    if not 0 <= max_pixels < min(height, width):
+        raise ValueError(
+            f"shift() got max_pixels={max_pixels}.\n"
+            f"It must be between 0 and {min(height, width) - 1}, or nothing of an image may be left.\n"
+            "Use 1 for 8 x 8 digits, 2 for 28 x 28."
+        )
+    n, m = len(images), max_pixels
+    down, right = np.random.default_rng(rng).integers(-m, m + 1, size=(2, n))
+    padded = np.pad(images.reshape(n, height, width), ((0, 0), (m, m), (m, m)))
+    # Every place where an image-sized window fits into the padded image, without copying: (N, 2m+1, 2m+1, H,
+    # W). To move an image down is to look at it through a window that is further up.
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
+    return windows[np.arange(n), m - down, m - right].reshape(images.shape)

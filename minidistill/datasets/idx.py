@@ -1,0 +1,170 @@
+"""The IDX format, and MNIST and Fashion-MNIST, which are published in it.
+
+Read `dataset.py` and `download.py` before it. An IDX file is two zero bytes, a byte for the dtype, a byte
+for the number of axes, each axis as a big-endian uint32, then the values in C order, big-endian (Y. LeCun,
+C. Cortes, C. Burges, "The MNIST database of handwritten digits", section "File formats for the MNIST
+database").
+
+Given up for simplicity: the whole file is read; there is no reading of single images.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from ..files import CHUNK, bad_file, require_file
+from .dataset import Dataset
+from .download import DATA_VARIABLE, SOURCES, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, data_home
+
+DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+MAX_AXES = 32  # NumPy 1 has no more
+MAX_DEFLATE = 1032  # deflate cannot shrink data by more than this (RFC 1951: 258 bytes in 2 bits)
+SIDE = 28  # pixels of an MNIST image
+
+
+def read_idx(path: str | os.PathLike) -> np.ndarray:
+    """Read an IDX file, plain or gzip-compressed (told by its content, not its name).
+
+    Returns
+    -------
+    ndarray
+        In the machine's byte order, writable.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    FileFormatError
+        (a ValueError) If it is no IDX file, is damaged, or its values are fewer or more than its header
+        declares. A compressed file is never unpacked beyond what its header declares, nor is memory taken
+        for more than a file of its size can hold.
+    """
+    path = require_file(path)
+    with open(path, "rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        try:
+            return _read_values(path, gzip.GzipFile(fileobj=file) if compressed else file, compressed)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise bad_file(path, f"Its gzip data are damaged: {error}.", "Fetch it again.") from error
+
+
+def _read_values(path: Path, stream: BinaryIO, compressed: bool) -> np.ndarray:
+    dtype, shape, header_bytes = _read_header(path, stream)
+    array_bytes = math.prod(shape) * dtype.itemsize
+    declared = f"Its header declares shape {shape} of {dtype.name}, {array_bytes:,} bytes, but it holds"
+    file_bytes = path.stat().st_size
+    room = file_bytes * MAX_DEFLATE if compressed else file_bytes - header_bytes
+    if array_bytes > room or (not compressed and array_bytes < room):
+        bound = "at most " if compressed else ""
+        raise bad_file(path, f"{declared} {bound}{room:,}.", "Fetch it again.")
+    data = bytearray(array_bytes)
+    view, done = memoryview(data), 0
+    while count := stream.readinto(view[done : done + CHUNK]):
+        done += count
+    # Asking for one byte more also makes gzip compare its checksum.
+    if done < array_bytes or stream.read(1):
+        held = f"{done:,}" if done < array_bytes else "more"
+        raise bad_file(path, f"{declared} {held}.", "Fetch it again.")
+    return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+
+
+def _read_header(path: Path, stream: BinaryIO) -> tuple[np.dtype, tuple[int, ...], int]:
+    """Returns dtype, shape and the number of bytes read."""
+    magic = stream.read(4)
+    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in DTYPES or not 1 <= magic[3] <= MAX_AXES:
+        raise bad_file(
+            path,
+            f"It starts with the bytes {magic.hex(' ') or '(none)'}; an IDX file starts with 00 00, a dtype "
+            f"({', '.join(f'{code:02x}' for code in DTYPES)}) and a number of axes from 1 to {MAX_AXES}.",
+            "Check that it is an IDX file (or one compressed with gzip).",
+        )
+    axes = stream.read(4 * magic[3])
+    if len(axes) < 4 * magic[3]:
+        raise bad_file(path, "It ends within its header.", "Fetch it again.")
+    shape = tuple(np.frombuffer(axes, ">u4").tolist())
+    if 0 in shape:
+        raise bad_file(path, f"Its header declares shape {shape}, which holds no values.", "Fetch it again.")
+    return np.dtype(DTYPES[magic[2]]), shape, 4 + len(axes)
+
+
+def load_mnist(directory: str | os.PathLike | None = None) -> tuple[Dataset, Dataset]:
+    """MNIST: (train, test) of 60 000 and 10 000 handwritten digits, from files on this machine.
+
+    Parameters
+    ----------
+    directory : path, optional
+        A folder that holds the four published files, plain or ``.gz``, or a folder ``mnist`` with them.
+        Default: the environment variable MINIDISTILL_DATA, else ``~/.cache/minidistill``.
+
+    Returns
+    -------
+    train, test : Dataset
+        `x` float32 of shape (N, 784), brightness from 0 to 1, row by row; `y` int64 of shape (N,), 0 to 9.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the files are not there.
+    FileFormatError
+        (a ValueError) If one is damaged or they do not belong together.
+    """
+    return _load("mnist", directory)
+
+
+def load_fashion_mnist(directory: str | os.PathLike | None = None) -> tuple[Dataset, Dataset]:
+    """Fashion-MNIST: (train, test) of 60 000 and 10 000 pictures of clothes in 10 classes.
+
+    As `load_mnist`, in a folder ``fashion-mnist`` (H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST: a Novel
+    Image Dataset for Benchmarking Machine Learning Algorithms", arXiv:1708.07747, 2017).
+    """
+    return _load("fashion-mnist", directory)
+
+
+def _load(name: str, directory: str | os.PathLike | None) -> tuple[Dataset, Dataset]:
+    home = data_home(directory)
+    # The sets have equal file names: a folder that is named after another set is not this one.
+    places = [home / name] if home.name in SOURCES and home.name != name else [home / name, home]
+    for place in places:
+        paths = [_plain_or_gz(place / file_name) for file_name in SOURCES[name].files]
+        if all(paths):
+            found = dict(zip(SOURCES[name].files, paths, strict=True))
+            train = _load_part(found[TRAIN_IMAGES], found[TRAIN_LABELS])
+            return train, _load_part(found[TEST_IMAGES], found[TEST_LABELS])
+    raise FileNotFoundError(
+        f"Could not find the four files of {name} in {' or '.join(map(str, places))}.\n"
+        "They do not come with the package.\n"
+        f"Run: minidistill fetch {name}, or set {DATA_VARIABLE} to the folder that holds them."
+    )
+
+
+def _plain_or_gz(path: Path) -> Path | None:
+    return next((p for p in (path, path.with_suffix("")) if p.is_file()), None)
+
+
+def _load_part(images_path: Path, labels_path: Path) -> Dataset:
+    images, labels = read_idx(images_path), read_idx(labels_path)
+    if images.dtype != np.uint8 or images.shape[1:] != (SIDE, SIDE):
+        raise bad_file(
+            images_path,
+            f"It holds {images.dtype} of shape {images.shape}; images are uint8 (N, {SIDE}, {SIDE}).",
+            "Fetch it again; for other images use read_idx and Dataset.",
+        )
+    if labels.dtype != np.uint8 or labels.shape != images.shape[:1]:
+        raise bad_file(
+            labels_path,
+            f"It holds {labels.dtype} of shape {labels.shape}; {len(images)} images need uint8 ({len(images)},).",
+            f"Fetch it and {images_path.name} again: they do not belong together.",
+        )
+    if labels.max() > 9:
+        raise bad_file(labels_path, f"It holds the label {labels.max()}; labels are 0 to 9.", "Fetch it again.")
+    x = images.reshape(len(images), SIDE * SIDE).astype(np.float32)
+    x /= 255  # in place: this is 188 MB for the training images
+    return Dataset(x, labels)

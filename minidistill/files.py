@@ -1,0 +1,278 @@
+"""Files: atomic writes, and ``.npz`` archives that are checked before they are believed.
+
+The lowest layer of the package; nothing needs to be read before it. Models, checkpoints and the embedded
+data all pass through here, so that two promises are kept in one place:
+
+- a file appears under its name complete or not at all (``atomic_write``);
+- a file never runs code and never takes more memory than it declares and we allow (``read_npz``): no pickle,
+  and every size is compared with the archive's own table before the first array is allocated.
+
+Given up for simplicity: only plain arrays of numbers, booleans, text and dates, no structured dtypes and no
+memory mapping; the folder itself is not fsynced, so after a power cut the *old* file may still be there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import secrets
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+CHUNK = 2**20  # bytes read at a time
+SMALL_ARCHIVE = 64 * 2**20  # archives that unpack to no more than this are not suspected of being bombs
+MAX_EXPANSION = 200  # measured: normal float32 deflates by 1.1, the same 90% pruned by 7.6, zeros by 1027
+PLAIN_KINDS = "biufcSUMm"  # dtype kinds whose bytes are the values: no objects, no records
+
+# Version 3 differs only in the names of record fields, and records are refused.
+_HEADER_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+# All that zipfile and numpy's header parser were seen to raise on damaged bytes.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    tokenize.TokenError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+
+
+class FileFormatError(ValueError):
+    """A file that is there but cannot be used: damaged, truncated, tampered with or of another kind."""
+
+
+def bad_file(path: str | os.PathLike, rule: str, remedy: str) -> FileFormatError:
+    """The error, in the three lines of the house, for the file at `path`."""
+    return FileFormatError(f"Could not read {os.fspath(path)}.\n{rule}\n{remedy}")
+
+
+def require_file(path: str | os.PathLike, remedy: str = "Check the path.") -> Path:
+    """Return `path` as a Path, or raise FileNotFoundError if no file is there."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    found = "It is a folder, not a file." if path.is_dir() else "There is no file of that name."
+    raise FileNotFoundError(f"Could not read {path}.\n{found}\n{remedy}")
+
+
+def make_folder(folder: Path) -> None:
+    """Create `folder` and its parents, or raise one clear OSError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"Could not create the folder {folder}.\n{error.strerror or error}.\nWrite to another folder."
+        ) from error
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Open `path` for writing so that it changes completely or not at all.
+
+    The bytes go into a temporary file beside the target, which takes over the name only once they are on
+    disk. After any error (Ctrl-C included) the temporary file is gone and the target is what it was. A
+    missing parent folder is created.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be created or written to, or `path` is a folder or a device.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise OSError(f"Could not write {path}.\nIt exists and is not a file.\nWrite to another path.")
+    make_folder(path.parent)
+    temporary = path.with_name(f".minidistill-{secrets.token_hex(8)}.tmp")
+    try:
+        # Not tempfile: its files are readable by their owner alone, and the name would inherit that.
+        temporary.touch(exist_ok=False)
+    except OSError as error:
+        raise OSError(f"Could not write {path}.\n{error.strerror or error}.\nWrite to another folder.") from error
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_npz(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], compressed: bool = False) -> None:
+    """Write named arrays as an ``.npz`` that `np.load` reads too, atomically and without pickle.
+
+    The same arrays give the same bytes: entries are dated 1980-01-01 and arrays stored in C order.
+
+    Parameters
+    ----------
+    path : path
+        The name is taken as it is; no suffix is added.
+    arrays : mapping of str to ndarray
+        Numbers, booleans, text or dates.
+    compressed : bool
+        Deflate the arrays. Trained float32 weights hardly shrink by it, sparse or integer ones do.
+
+    Raises
+    ------
+    ValueError
+        For a name that is empty or holds a NUL, or an array of objects or records. Nothing is written.
+    """
+    plain = {name: _plain_array(path, name, array) for name, array in arrays.items()}
+    method = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+    with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in plain.items():
+            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = method
+            entry.create_system = 3  # "Unix", everywhere: zipfile would write the system it runs on
+            with archive.open(entry, "w", force_zip64=array.nbytes >= 2**30) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _plain_array(path: str | os.PathLike, name: str, array: np.ndarray) -> np.ndarray:
+    """`array` in C order, if it can be stored under `name`."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise ValueError(
+            f"Could not write {os.fspath(path)}.\n{name!r} cannot be the name of an array in it.\n"
+            "Use a non-empty string, such as 'weight'."
+        )
+    array = np.asarray(array, order="C")
+    if array.dtype.kind not in PLAIN_KINDS:
+        raise ValueError(
+            f"Could not write {os.fspath(path)}: array {name!r} has dtype {array.dtype}.\n"
+            "Only arrays of numbers, booleans, text or dates can be stored without pickle.\n"
+            "Convert it first, for example with array.astype(np.float32)."
+        )
+    return array
+
+
+def read_npz(path: str | os.PathLike, max_bytes: int = 4 * 2**30) -> dict[str, np.ndarray]:
+    """Read an ``.npz`` from a source that need not be trusted.
+
+    Parameters
+    ----------
+    path : path
+    max_bytes : int
+        The most that all arrays together may take.
+
+    Returns
+    -------
+    dict of str to ndarray
+        In the order of the file; the arrays are writable and belong to the caller.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    FileFormatError
+        (a ValueError) If it is not a zip archive, is truncated, fails its checksums, holds anything but plain
+        ``.npy`` arrays or one name twice, declares another size than it has, or unpacks to more than
+        `max_bytes` or to more than 64 MiB and 200 times its own size. Nothing is allocated before that.
+    """
+    path = require_file(path)
+    with open(path, "rb") as file, _damage_named(path), zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        _check_sizes(path, entries, max_bytes)
+        for entry in entries:
+            _check_entry(path, archive, entry)
+        return {entry.filename.removesuffix(".npy"): _read_entry(archive, entry) for entry in entries}
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turn what zipfile and numpy raise on damaged bytes into one error that names the file."""
+    try:
+        yield
+    except FileFormatError:
+        raise
+    except _DAMAGE as error:
+        cause = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise bad_file(
+            path,
+            f"It cannot be used as an .npz archive: {cause}.",
+            "Fetch or save it again.",
+        ) from error
+
+
+def _check_sizes(path: Path, entries: list[zipfile.ZipInfo], max_bytes: int) -> None:
+    """Compare what the archive declares with what the caller allows and what its bytes can hold."""
+    file_bytes = path.stat().st_size
+    total = sum(entry.file_size for entry in entries)
+    if total > max_bytes:
+        raise bad_file(
+            path,
+            f"It unpacks to {total:,} bytes, more than max_bytes = {max_bytes:,}.",
+            "If you trust it, pass a larger max_bytes.",
+        )
+    if total > SMALL_ARCHIVE and total > MAX_EXPANSION * file_bytes:
+        raise bad_file(
+            path,
+            f"It unpacks to {total:,} bytes, more than {MAX_EXPANSION} times its own {file_bytes:,}.",
+            "If you trust it, save it again uncompressed: np.savez(path, **np.load(path)).",
+        )
+    names = Counter(entry.filename for entry in entries)
+    for name, count in names.items():
+        if count > 1:
+            raise bad_file(path, f"It holds the name {name!r} {count} times.", "Save it again.")
+
+
+def _check_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+    """Read only an array's header, and hold the size that it implies against the archive's table."""
+    if not entry.filename.endswith(".npy"):
+        raise bad_file(path, f"It holds {entry.filename!r}, which is not a .npy array.", "Save it with np.savez.")
+    with archive.open(entry) as member:
+        version = np.lib.format.read_magic(member)
+        if version not in _HEADER_READERS:
+            raise bad_file(path, f"Array {entry.filename!r} is in .npy version {version}.", "Save it with np.savez.")
+        shape, _, dtype = _HEADER_READERS[version](member)
+        header_bytes = member.tell()
+    if dtype.kind not in PLAIN_KINDS or dtype.itemsize == 0:
+        pickled = " (pickled objects, which can run code)" if dtype.hasobject else ""
+        raise bad_file(
+            path,
+            f"Array {entry.filename!r} has dtype {dtype}{pickled}; only plain arrays are read.",
+            "Convert it to numbers and save it again.",
+        )
+    array_bytes = math.prod(shape) * dtype.itemsize
+    if header_bytes + array_bytes != entry.file_size:
+        raise bad_file(
+            path,
+            f"Array {entry.filename!r} declares shape {shape} of {dtype}, {array_bytes:,} bytes, "
+            f"but {entry.file_size - header_bytes:,} are stored.",
+            "Fetch or save it again.",
+        )
+
+
+def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    """Read one array that `_check_entry` has passed."""
+    with archive.open(entry) as member:
+        return np.lib.format.read_array(member, allow_pickle=False)  # zipfile compares the checksum at the end

@@ -1,0 +1,235 @@
+"""`datasets/download.py` against HTTP servers on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minidistill.datasets import download, fetch
+
+FILES = {name: np.random.default_rng(i).bytes(5000 + i) for i, name in enumerate(download.SOURCES["mnist"].files)}
+FIRST = download.TRAIN_IMAGES
+DIGESTS = {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()}
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves FILES as `server.mode` says, and notes every request."""
+
+    def do_GET(self):
+        name, wanted, mode = Path(self.path).name, self.headers.get("Range"), self.server.mode
+        self.server.seen.append((name, wanted))
+        data = FILES.get(name)
+        if data is None or mode == "missing":
+            self.send_error(404)
+            return
+        data = b"?" * len(data) if mode == "wrong" and name == FIRST else data
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and mode != "no range" else 0
+        if start and start >= len(data):
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        start += mode == "wrong range" and start > 0
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        if mode != "no length":
+            self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        body = data[start:]
+        if mode in ("cut", "stall") and name == FIRST:
+            body = body[:2000]
+        self.wfile.write(body)
+        if mode == "stall":
+            self.wfile.flush()
+            self.server.released.wait(10)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.mode, server.seen, server.released = "range", [], threading.Event()
+    url = f"http://127.0.0.1:{server.server_port}/published"
+    monkeypatch.setitem(download.SOURCES, "mnist", download.Source(url, DIGESTS))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.released.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def get(to, **options):
+    return fetch("mnist", to=to, progress=False, **options)
+
+
+def part_of(folder: Path, data: bytes) -> Path:
+    (folder / "mnist").mkdir(exist_ok=True)
+    part = folder / "mnist" / f"{FIRST}.part"
+    part.write_bytes(data)
+    return part
+
+
+def assert_whole(folder: Path):
+    """All files under their final names, right, and nothing else."""
+    assert sorted(os.listdir(folder / "mnist")) == sorted(FILES)
+    for name, data in FILES.items():
+        assert (folder / "mnist" / name).read_bytes() == data
+
+
+def fails(to, error, match):
+    with pytest.raises(error, match=match) as caught:
+        get(to)
+    assert str(caught.value).count("\n") == 2 and FIRST in str(caught.value)
+    assert not (to / "mnist" / FIRST).exists()
+
+
+def test_full_download(server, tmp_path):
+    assert get(tmp_path / "new" / "folder") == tmp_path / "new" / "folder" / "mnist"
+    assert_whole(tmp_path / "new" / "folder")
+    assert server.seen == [(name, None) for name in FILES]
+
+
+def test_whole_files_are_not_fetched_again_and_wrong_ones_are(server, tmp_path):
+    get(tmp_path)
+    server.seen.clear()
+    get(tmp_path)
+    assert server.seen == []
+    (tmp_path / "mnist" / FIRST).write_bytes(b"something else")
+    get(tmp_path)
+    assert server.seen == [(FIRST, None)]
+    assert_whole(tmp_path)
+
+
+def test_a_partial_download_is_continued(server, tmp_path):
+    part_of(tmp_path, FILES[FIRST][:1234])
+    get(tmp_path)
+    assert server.seen[0] == (FIRST, "bytes=1234-")
+    assert_whole(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["no range", "wrong range"])
+def test_a_server_that_cannot_continue_is_asked_for_everything(server, tmp_path, mode):
+    server.mode = mode
+    part_of(tmp_path, FILES[FIRST][:1234])
+    get(tmp_path)
+    assert server.seen[0] == (FIRST, "bytes=1234-")
+    assert_whole(tmp_path)
+
+
+def test_a_part_that_is_whole_is_not_fetched(server, tmp_path):
+    part_of(tmp_path, FILES[FIRST])
+    get(tmp_path)
+    assert FIRST not in dict(server.seen)
+    assert_whole(tmp_path)
+
+
+def test_a_part_that_is_too_long_is_fetched_anew(server, tmp_path):
+    part_of(tmp_path, FILES[FIRST] + b"more")
+    get(tmp_path)
+    assert server.seen[:2] == [(FIRST, "bytes=5004-"), (FIRST, None)]
+    assert_whole(tmp_path)
+
+
+def test_a_connection_that_is_cut_can_be_continued(server, tmp_path):
+    server.mode = "cut"
+    fails(
+        tmp_path,
+        ConnectionError,
+        r"connection ended after 2,000 of 5,000 bytes.\nRun fetch again to continue",
+    )
+    assert (tmp_path / "mnist" / f"{FIRST}.part").read_bytes() == FILES[FIRST][:2000]
+    server.mode = "range"
+    server.seen.clear()
+    get(tmp_path)
+    assert server.seen[0] == (FIRST, "bytes=2000-")
+    assert_whole(tmp_path)
+
+
+def test_a_connection_that_stalls_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    server.mode = "stall"
+    fails(tmp_path, ConnectionError, "The connection broke off: .*timed out")
+
+
+def test_a_cut_without_a_length_is_found_by_the_checksum(server, tmp_path):
+    server.mode = "no length"
+    get(tmp_path)
+    assert_whole(tmp_path)
+
+
+def test_a_wrong_checksum_leaves_nothing(server, tmp_path):
+    server.mode = "wrong"
+    fails(tmp_path, ValueError, f"came with SHA-256 .*\nThe published one is {DIGESTS[FIRST]}")
+    assert os.listdir(tmp_path / "mnist") == []
+
+
+def test_a_wrong_checksum_keeps_the_old_file(server, tmp_path):
+    server.mode = "wrong"
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist" / FIRST).write_bytes(b"old")
+    with pytest.raises(ValueError, match="came with SHA-256"):
+        get(tmp_path)
+    assert (tmp_path / "mnist" / FIRST).read_bytes() == b"old"
+
+
+def test_a_part_of_another_file_is_thrown_away(server, tmp_path):
+    part_of(tmp_path, b"of another file")
+    fails(tmp_path, ValueError, "came with SHA-256")
+    get(tmp_path)
+    assert_whole(tmp_path)
+
+
+def test_404(server, tmp_path):
+    server.mode = "missing"
+    fails(tmp_path, ConnectionError, "The server answered 404 Not Found.\nRun fetch again")
+
+
+def test_no_server(server, tmp_path):
+    with pytest.raises(ConnectionError, match=r"Could not download http://127.0.0.1:1/"):
+        get(tmp_path, base_url="http://127.0.0.1:1/")
+    with pytest.raises(ConnectionError, match="unknown url type"):
+        get(tmp_path, base_url="nonsense")
+
+
+def test_base_url_and_environment(server, tmp_path, monkeypatch):
+    base_url = download.SOURCES["mnist"].url
+    monkeypatch.setitem(download.SOURCES, "mnist", download.Source("http://127.0.0.1:1/", DIGESTS))
+    monkeypatch.setenv("MINIDISTILL_DATA", str(tmp_path))
+    fetch("mnist", base_url=f"{base_url}/", progress=False)
+    assert_whole(tmp_path)
+
+
+def test_progress_is_shown_by_option(server, tmp_path, capfd):
+    get(tmp_path / "quiet")
+    assert capfd.readouterr() == ("", "")
+    fetch("mnist", to=tmp_path / "told")
+    shown = capfd.readouterr().err
+    assert all(name in shown for name in FILES) and "100%" in shown
+
+
+def test_unknown_name_and_a_folder_that_cannot_be_made(server, tmp_path):
+    with pytest.raises(ValueError, match=r"fetch\('cifar'\) is not .*\nIt can fetch mnist, fashion-mnist.\n"):
+        fetch("cifar", to=tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="Could not create the folder"):
+        get(tmp_path / "file")
+    assert server.seen == []
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_published_checksums_are_those_of_the_real_files(name):
+    directory = os.environ.get("MINIDISTILL_DATA")
+    if not directory or not (Path(directory) / name).is_dir():
+        pytest.skip(f"MINIDISTILL_DATA does not hold the real {name}")
+    nowhere = "http://127.0.0.1:1/"  # anything that is not there and right would be asked for here
+    assert fetch(name, base_url=nowhere, progress=False) == Path(directory) / name
