@@ -1,0 +1,78 @@
+"""Every Numba option of the engine, decided here and nowhere else.
+
+Read `reference.py` first: it says *what* the kernels compute. This file says *how* they are compiled:
+
+- **lazily**: no signatures are given, so a kernel compiles on its first call and importing compiles nothing;
+- **cached on disk**, beside the source or in `NUMBA_CACHE_DIR`, so the second run of a program compiles
+  nothing either. Where no such directory is writable the kernel is compiled anew in each process;
+- **`nogil`**, and serial: no `parallel=True`. Whoever wants threads splits the rows, a call for each range;
+- **`error_model="numpy"`**: x / 0 is inf as in NumPy. Python's model would raise, and that branch inside a
+  loop keeps the compiler from using vector instructions;
+- **no bounds checks**: shapes and ids are validated at the public door (`nn`, `ops`, `optim`), not here.
+
+`fastmath` is a set of licences to change floating point. Only one is given, and only to float kernels:
+`contract`, one rounding instead of two in `a * b + c`. Not given: `nnan` and `ninf`, which let the compiler
+delete every check for NaN and inf; `reassoc`, which lets a sum depend on the width of the vector registers;
+`arcp`, which turns a division into a multiplication by a rounded reciprocal.
+
+Given up for simplicity: Numba's cache notices an edit of the file that holds the kernel, and of no other.
+That is why a kernel and all jitted code that it calls share one file, and why editing the options below needs
+`make clean`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numba
+import numpy as np
+
+#: False under `NUMBA_DISABLE_JIT=1`: then the package runs on `reference.py`, for a debugger to step through.
+JIT_ENABLED: bool = not numba.config.DISABLE_JIT
+
+
+def kernel(function: Callable) -> Callable:
+    """Compile a float kernel: `a * b + c` may be rounded once, nothing else about the arithmetic changes."""
+    return _compile(function, fastmath={"contract"})
+
+
+def exact_kernel(function: Callable) -> Callable:
+    """Compile an integer or quantization kernel: no fastmath flag, every operation rounded as NumPy does."""
+    return _compile(function, fastmath=False)
+
+
+def _compile(function: Callable, fastmath: set[str] | bool) -> Callable:
+    options = {"nogil": True, "error_model": "numpy", "boundscheck": False, "fastmath": fastmath}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # Numba found no directory that it could write its cache to
+        return numba.njit(cache=False, **options)(function)
+
+
+def kernel_input(array: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
+    """Return `array` in the one layout that kernels are compiled for, copied only if it is not in it already.
+
+    Numba compiles a kernel once more for every layout it meets: transposed, strided, read-only, misaligned.
+    Bringing the odd ones into C order costs a copy, compiling costs half a second, so there is one layout:
+    C-contiguous, aligned, writable.
+    """
+    if array.flags.carray and (dtype is None or array.dtype == dtype):
+        return array
+    return np.array(array, dtype=dtype, order="C")
+
+
+def flat_view(array: np.ndarray) -> np.ndarray:
+    """Return a 1-D view of an array that a kernel is about to change in place.
+
+    Raises
+    ------
+    ValueError
+        If the array is not C-contiguous, aligned and writable: a copy would take the update and lose it.
+    """
+    if not array.flags.carray:
+        raise ValueError(
+            f"A kernel got an array of shape {array.shape}, strides {array.strides} to update in place.\n"
+            "It must be C-contiguous, aligned and writable, or the update would go to a copy.\n"
+            "Make it so once, when it is created: array = np.array(array, order='C')."
+        )
+    return array.reshape(-1)
