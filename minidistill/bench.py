@@ -1,0 +1,55 @@
+"""``minidistill bench``: training steps and predictions of usual small models on the machine at hand.
+
+No peers here: ratios against PyTorch, JAX and onnxruntime are measured under ``perf/``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import losses, nn, optim
+from .timing import compare, show
+from .training import predict
+
+MODELS = ((64, 32, 10), (64, 256, 256, 10), (784, 300, 100, 10))
+BATCHES = (1, 32, 256)
+
+
+def mlp(widths, rng=0):
+    """A relu network with these widths, input first."""
+    hidden = [nn.Dense(a, b, activation="relu") for a, b in zip(widths[:-2], widths[1:-1])]
+    return nn.Sequential(*hidden, nn.Dense(widths[-2], widths[-1]), rng=rng)
+
+
+def training_step(model, batch_size, rng=0):
+    """A function that makes one training step with Adam on a fixed random batch."""
+    rng = np.random.default_rng(rng)
+    inputs = model.layers[0].in_features
+    x = rng.random((batch_size, inputs), dtype=np.float32)
+    y = rng.integers(0, model.layers[-1].out_features, batch_size)
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+
+    def step():
+        optimizer.zero_grad()
+        loss = losses.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def bench(seconds=0.3):
+    """Time everything and return the table as text; ``seconds`` are spent on each number."""
+    rng = np.random.default_rng(0)
+    lines = [f"{'model':<18} {'training step, 32':>20}" + "".join(f" {f'predict {b}':>20}" for b in BATCHES)]
+    for widths in MODELS:
+        model = mlp(widths)
+        sides = {"step": training_step(model.copy(), 32)}
+        for batch in BATCHES:
+            x = rng.random((batch, widths[0]), dtype=np.float32)
+            sides[batch] = lambda x=x, model=model: predict(model, x)
+        times = compare(sides, seconds=seconds / 3, settle=seconds / 6)
+        cells = [f"{show(t.median)} ± {show((t.high - t.low) / 2)}" for t in times.values()]
+        lines.append(f"{'-'.join(map(str, widths)):<18}" + "".join(f" {cell:>20}" for cell in cells))
+    return "\n".join([*lines, "median ± half the distance between the quartiles"])

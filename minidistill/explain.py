@@ -1,0 +1,58 @@
+"""``loss.explain()``: the tape as a table, to see what a computation did, what it keeps, and where gradients vanish.
+
+Read ``tensor.py`` before this file.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .tensor import RowSparse, Tensor, gradients, memory_of
+
+
+class Table(str):
+    """Text that shows itself as a table at a prompt, in a notebook and in print alike."""
+
+    __repr__ = str.__str__
+
+
+def explain(self):
+    """The tape in the order it was recorded, as a printable table. Leaves ``.grad`` alone.
+
+    Returns
+    -------
+    str
+        One line for each leaf and operation: name, shape of the result, bytes that only its VJP keeps alive for the
+        backward pass (each array counted once, at the first operation that holds it; leaves are not counted), and
+        the norm of the gradient.
+    """
+    visited = list(gradients(self, np.ones_like(self.data)))[::-1]
+    seen = {id(memory_of(end.data)) for end, _ in visited if isinstance(end, Tensor)}
+    lines = [f"{'':>4} {'op':<24} {'shape':<18} {'kept for backward':>18} {'gradient norm':>14}"]
+    for number, (end, g) in enumerate(visited):
+        is_leaf = isinstance(end, Tensor)
+        kept = "-" if is_leaf else f"{sum(a.nbytes for a in _captured(end.vjp, seen)):,} B"
+        name = f"leaf {type(end).__name__}" if is_leaf else end.op
+        norm = np.linalg.norm(g.values if isinstance(g, RowSparse) else g)
+        lines.append(f"{number:>4} {name:<24} {end.shape!s:<18} {kept:>18} {norm:>14.4g}")
+    return Table("\n".join(lines))
+
+
+def _captured(vjp, seen):
+    """The arrays that a VJP holds in its closure, each piece of memory once: ``seen`` is updated."""
+    found, stack = [], [vjp]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, (tuple, list)):
+            stack.extend(value)
+        elif isinstance(value, np.ndarray):
+            memory = memory_of(value)
+            if id(memory) not in seen:
+                seen.add(id(memory))
+                found.append(memory)
+        elif getattr(value, "__closure__", None):
+            stack.extend(cell.cell_contents for cell in value.__closure__)
+    return found
+
+
+Tensor.explain = explain

@@ -1,0 +1,103 @@
+"""The functional style: gradients of plain functions of nested arrays, as in JAX.
+
+``grad(loss)(params, x, y)`` gives gradients in the nesting of ``params`` (lists, tuples and dicts of arrays), ready
+for ``optimizer.step(grads)``. Read ``tensor.py`` before this.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from .tensor import RowSparse, Tensor
+
+
+def flatten(tree):
+    """The leaves of nested lists, tuples and dicts, in order (dicts in the order of their keys)."""
+    if isinstance(tree, dict):
+        return [leaf for value in tree.values() for leaf in flatten(value)]
+    if isinstance(tree, (list, tuple)):
+        return [leaf for value in tree for leaf in flatten(value)]
+    return [tree]
+
+
+def unflatten(tree, leaves):
+    """The nesting of ``tree`` with other leaves, taken from an iterable in the order of `flatten`."""
+    leaves = iter(leaves)
+
+    def build(node):
+        if isinstance(node, dict):
+            return {key: build(value) for key, value in node.items()}
+        if isinstance(node, (list, tuple)):
+            values = [build(value) for value in node]
+            return type(node)(*values) if hasattr(node, "_fields") else type(node)(values)  # named tuples
+        return next(leaves)
+
+    return build(tree)
+
+
+def value_and_grad(fn):
+    """A function that returns ``(fn(params, ...), gradients)``.
+
+    Parameters
+    ----------
+    fn : callable
+        Its first argument is an array, a Tensor, or nested lists, tuples and dicts of them; it must return a scalar
+        Tensor, or (as a plain NumPy function would) a number that was computed from the first argument alone by
+        NumPy functions. Further arguments are passed through and get no gradient.
+
+    Returns
+    -------
+    callable
+        Same arguments. Returns the value (float) and the gradients: dense ndarrays in the nesting of the first
+        argument, zeros for what the value does not depend on.
+
+    Raises
+    ------
+    TypeError
+        If a leaf of the first argument is not floating, or the value is not a scalar that depends on it.
+    """
+
+    @functools.wraps(fn)
+    def wrapped(params, *args, **kwargs):
+        tensors = [_leaf(leaf) for leaf in flatten(params)]
+        value = fn(unflatten(params, tensors), *args, **kwargs)
+        if not (isinstance(value, Tensor) and value.size == 1):
+            shape = getattr(value, "shape", type(value).__name__)
+            raise TypeError(
+                f"md.grad differentiated a function that returned {shape}.\nIt must return one number, computed from its "
+                "first argument through md.ops, operators or NumPy functions.\nReduce it: return loss.mean()."
+            )
+        if value.requires_grad:
+            value.backward()
+        return value.item(), unflatten(params, [_dense(t) for t in tensors])
+
+    return wrapped
+
+
+def grad(fn):
+    """A function that returns the gradients of ``fn`` by its first argument only; see `value_and_grad`."""
+    both = value_and_grad(fn)
+
+    @functools.wraps(fn)
+    def wrapped(*args, **kwargs):
+        return both(*args, **kwargs)[1]
+
+    return wrapped
+
+
+def _leaf(value):
+    array = value.data if isinstance(value, Tensor) else np.asarray(value)
+    if array.dtype.kind != "f":
+        raise TypeError(
+            f"md.grad got a parameter of dtype {array.dtype}.\nOnly floating arrays have gradients.\n"
+            "Convert it (array.astype(np.float32)), or pass it as a later argument."
+        )
+    return Tensor(array, requires_grad=True)
+
+
+def _dense(tensor):
+    if tensor.grad is None:
+        return np.zeros_like(tensor.data)
+    return np.asarray(tensor.grad) if isinstance(tensor.grad, RowSparse) else tensor.grad

@@ -1,0 +1,25 @@
+"""Models: Module and Parameter, the layers, initialisers, constraints, the traced graph, files.
+
+Read ``module``, ``layers``, then ``graph``.
+"""
+
+from .constraints import Mask, MaxNorm
+from .graph import activations, summary, trace
+from .init import glorot_normal, glorot_uniform, he_normal, he_uniform, initialize
+from .layers import (
+    GELU,
+    Activation,
+    Concatenate,
+    Dense,
+    Dropout,
+    Embedding,
+    Flatten,
+    LeakyReLU,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    Softmax,
+    Softplus,
+    Tanh,
+)
+from .module import Module, Parameter, mode, replace, watch

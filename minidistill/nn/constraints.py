@@ -1,0 +1,83 @@
+"""What must hold for a parameter after every step, whatever the optimizer did.
+
+A constraint is an object with ``apply(param, rows=None)``, called by every optimizer after each step (with the touched
+rows, if the gradient was row-sparse) and by every assignment. This is why a pruned weight cannot come back through
+momentum or weight decay. ``config()`` and ``arrays()`` are what a file stores of it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class Mask:
+    """Keep the weights where ``kept`` is False at exactly 0. Optimizers apply it inside their fused step.
+
+    Parameters
+    ----------
+    kept : ndarray of bool, shape of the parameter
+    """
+
+    def __init__(self, kept):
+        self.kept = np.ascontiguousarray(kept, bool)
+
+    def apply(self, param, rows=None):
+        """Set the masked weights (of these rows of the first axis) to 0."""
+        if rows is None:
+            np.copyto(param.data, 0, where=~self.kept)
+        else:
+            param.data[rows] = np.where(self.kept[rows], param.data[rows], 0)
+
+    @property
+    def sparsity(self):
+        """Fraction of the weights that are masked."""
+        return 1 - self.kept.mean() if self.kept.size else 0.0
+
+    def config(self):
+        """Constructor arguments that are no arrays."""
+        return {}
+
+    def arrays(self):
+        """Constructor arguments that are arrays."""
+        return {"kept": self.kept}
+
+    def __repr__(self):
+        return f"Mask(shape={self.kept.shape}, sparsity={self.sparsity:.4f})"
+
+
+class MaxNorm:
+    """Limit the Euclidean norm of each unit's incoming weights (Srivastava et al. 2014, section 5.1).
+
+    Parameters
+    ----------
+    limit : float
+        Largest norm.
+    axis : int
+        The axis that is summed: 0 for the columns of a `Dense` weight (one column feeds one unit), 1 for the rows of an
+        embedding table.
+    """
+
+    def __init__(self, limit, axis=0):
+        if not limit > 0:
+            raise ValueError(
+                f"MaxNorm got limit = {limit}.\nA norm's limit is positive.\nUsual values are 2 to 4: MaxNorm(3.0)."
+            )
+        self.limit, self.axis = float(limit), axis
+
+    def apply(self, param, rows=None):
+        """Shrink the vectors that are too long. With rows of a table, only these are looked at."""
+        rows = slice(None) if rows is None or self.axis == 0 else rows
+        values = param.data[rows]
+        norms = np.sqrt((values * values).sum(axis=self.axis, keepdims=True))
+        param.data[rows] = values * np.minimum(1, self.limit / np.maximum(norms, np.finfo(values.dtype).tiny))
+
+    def config(self):
+        """Constructor arguments that are no arrays."""
+        return {"limit": self.limit, "axis": self.axis}
+
+    def arrays(self):
+        """Constructor arguments that are arrays."""
+        return {}
+
+    def __repr__(self):
+        return f"MaxNorm({self.limit}, axis={self.axis})"

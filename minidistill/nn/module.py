@@ -1,0 +1,266 @@
+"""Module and Parameter: how a model holds its weights, is called, copied, watched and rewritten.
+
+A module finds its parts by a plain walk over its attributes: Parameters are trained, ndarrays are stored with the model
+but not trained (buffers: int8 weights, scales), other modules are walked in turn, and so are lists, tuples and dicts.
+Nothing has to be registered.
+
+Train and eval mode have two levels. ``model.eval()`` sets it on the model; ``with mode(training=False)`` sets it for the
+current thread and context only and wins. ``fit`` and ``predict`` use the second, so that predicting never writes to a
+model, and several threads may use one. Read ``tensor.py`` before this file.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import numpy as np
+
+from ..tensor import Tensor, as_float_array
+
+_mode: ContextVar[tuple | None] = ContextVar("minidistill_mode", default=None)
+_watcher: ContextVar = ContextVar("minidistill_watcher", default=None)
+
+
+@contextmanager
+def mode(training, rng=None):
+    """Run modules in train or eval mode inside this block, whatever their own flag says.
+
+    Parameters
+    ----------
+    training : bool
+    rng : np.random.Generator, optional
+        Where random layers (dropout) draw from; their own generator if not given.
+    """
+    token = _mode.set((training, rng))
+    try:
+        yield
+    finally:
+        _mode.reset(token)
+
+
+@contextmanager
+def watch(callback):
+    """Call ``callback(module, inputs, output)`` after each module call in this block; it returns the output to use."""
+    token = _watcher.set(callback)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+class Parameter(Tensor):
+    """A trained array: its own copy of the data, and the constraints that hold after every optimizer step.
+
+    Parameters
+    ----------
+    data : array_like
+        Copied; float64 stays float64, everything else becomes float32.
+    constraints : iterable
+        Objects with ``apply(param, rows=None)``; see ``nn/constraints.py``.
+    """
+
+    __slots__ = ("constraints",)
+
+    def __init__(self, data, constraints=()):
+        super().__init__(np.array(as_float_array(data), order="C"), requires_grad=True)
+        self.constraints = list(constraints)
+
+    def assign(self, value):
+        """Overwrite the values in place (the shape must match), and apply the constraints."""
+        value = np.asarray(value)
+        if value.shape != self.shape:
+            super().assign(value)  # raises
+        self._data[...] = value
+        self.constrain()
+
+    def constrain(self, rows=None):
+        """Apply every constraint, to the given rows of the first axis or to all, and count the change."""
+        for constraint in self.constraints:
+            constraint.apply(self, rows)
+        self.changed()
+
+
+class Module:
+    """Base class of layers and models. Subclasses set attributes in ``__init__`` and define ``forward(*inputs)``."""
+
+    training = True
+
+    def __call__(self, *inputs):
+        output = self.forward(*inputs)
+        watcher = _watcher.get()
+        return output if watcher is None else watcher(self, inputs, output)
+
+    def forward(self, *inputs):
+        raise TypeError(
+            f"{type(self).__name__} was called.\nA Module computes in its method forward(*inputs), and this class has none."
+            "\nDefine it: def forward(self, x): return ..."
+        )
+
+    # ---- finding the parts ---------------------------------------------------------------------------------------
+    def _attributes(self):
+        """(name, value) of what may hold parts. `Sequential` leaves the name of its list out of the paths."""
+        return vars(self).items()
+
+    def _walk(self, wanted, prefix=""):
+        """Yield (dotted path, part) for all parts of the wanted type, depth first, in order of definition."""
+        stack = [(f"{prefix}{name}", value) for name, value in self._attributes()][::-1]
+        while stack:
+            path, value = stack.pop()
+            if isinstance(value, wanted):
+                yield path, value
+            if isinstance(value, Module):
+                yield from value._walk(wanted, f"{path}.")
+            elif isinstance(value, dict):
+                stack.extend([(f"{path}.{key}", v) for key, v in value.items()][::-1])
+            elif isinstance(value, (list, tuple)):
+                stack.extend([(f"{path}.{i}", v) for i, v in enumerate(value)][::-1])
+
+    def named_modules(self):
+        """(path, module) of this module (path "") and all inside it, each once, in a stable order."""
+        return _once([("", self), *self._walk(Module)])
+
+    def modules(self):
+        """This module and all inside it, each once."""
+        return [module for _, module in self.named_modules()]
+
+    def named_parameters(self):
+        """(path, Parameter) of all parameters, each once (under its first path), in a stable order."""
+        return _once(self._walk(Parameter))
+
+    def parameters(self):
+        """All parameters, each once: what an optimizer takes."""
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def named_buffers(self):
+        """(path, ndarray) of the arrays that are stored but not trained."""
+        return _once(self._walk(np.ndarray))
+
+    def get(self, path):
+        """The module at a dotted path, such as ``"tower.0"``; ``""`` is the module itself."""
+        modules = dict([("", self), *self._walk(Module)])
+        if path not in modules:
+            raise KeyError(
+                f"asked {type(self).__name__} for the module {path!r}.\nA path joins attribute names and list positions by "
+                f"dots.\nThis model has: {', '.join(repr(p) for p in modules)}."
+            )
+        return modules[path]
+
+    # ---- mode ----------------------------------------------------------------------------------------------------
+    def train(self, training=True):
+        """Set train mode (dropout active) on this module and all inside it. Returns the module."""
+        for module in self.modules():
+            module.training = training
+        return self
+
+    def eval(self):
+        """Set eval mode on this module and all inside it. Returns the module."""
+        return self.train(False)
+
+    def is_training(self):
+        """The mode that holds now: that of the surrounding `mode` block, else the module's own flag."""
+        context = _mode.get()
+        return self.training if context is None else context[0]
+
+    # ---- state ---------------------------------------------------------------------------------------------------
+    def state_dict(self):
+        """Copies of all parameters and buffers, by path."""
+        state = {path: p.data.copy() for path, p in self.named_parameters()}
+        return state | {path: array.copy() for path, array in self.named_buffers()}
+
+    def load_state_dict(self, state):
+        """Set all parameters and buffers, in place. Constraints (masks) are applied again.
+
+        Raises
+        ------
+        KeyError, ValueError
+            Naming every missing and unexpected key, or every array of a wrong shape or kind; nothing is changed then.
+        """
+        own = {path: p.data for path, p in self.named_parameters()} | dict(self.named_buffers())
+        missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or unexpected:
+            raise KeyError(
+                f"load_state_dict of {type(self).__name__} found other keys than the model has.\n"
+                f"Missing: {missing}; unexpected: {unexpected}.\nLoad it into the architecture that it was saved from."
+            )
+        wrong = [
+            f"{path} is {np.shape(state[path])} {np.asarray(state[path]).dtype}, not {array.shape} {array.dtype}"
+            for path, array in own.items()
+            if np.shape(state[path]) != array.shape or np.asarray(state[path]).dtype.kind != array.dtype.kind
+        ]
+        if wrong:
+            raise ValueError(
+                f"load_state_dict of {type(self).__name__} found arrays that do not fit.\n{'; '.join(wrong)}.\n"
+                "Load it into the architecture that it was saved from."
+            )
+        for path, parameter in self.named_parameters():
+            parameter.assign(state[path])
+        for path, array in self.named_buffers():
+            array[...] = state[path]
+
+    def copy(self):
+        """An independent deep copy: no array is shared, gradients are not copied."""
+        twin = copy.deepcopy(self)
+        for parameter in twin.parameters():
+            parameter.grad = None
+        return twin
+
+    def astype(self, dtype):
+        """A copy with all parameters in float32 or float64."""
+        twin = self.copy()
+        for parameter in twin.parameters():
+            parameter._data = parameter._data.astype(dtype)
+        return twin
+
+    def config(self):
+        """Arguments from which the constructor builds this layer again; what `md.save` writes as JSON."""
+        return {}
+
+    def __repr__(self):
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self.config().items())
+        return f"{type(self).__name__}({arguments})"
+
+
+def replace(model, path, new):
+    """Put another module in the place of the one at ``path``, in place; every attribute that holds it is changed.
+
+    Returns the model (the new module itself if ``path`` is "").
+    """
+    old = model.get(path)
+    if old is model:
+        return new
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            setattr(module, name, _exchange(value, old, new)) if _holds(value, old) else None
+    return model
+
+
+def _holds(value, old):
+    if isinstance(value, dict):
+        return any(_holds(v, old) for v in value.values())
+    return any(_holds(v, old) for v in value) if isinstance(value, (list, tuple)) else value is old
+
+
+def _exchange(value, old, new):
+    if isinstance(value, dict):
+        return {k: _exchange(v, old, new) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_exchange(v, old, new) for v in value)
+    return new if value is old else value
+
+
+def _once(named):
+    """Drop later occurrences of the same object; a layer or parameter may be used in several places."""
+    seen, result = set(), []
+    for path, part in named:
+        if id(part) not in seen:
+            seen.add(id(part))
+            result.append((path, part))
+    return result
+
+
+def generator_in_use(module):
+    """The generator that a random layer draws from now: that of the surrounding `mode` block, else its own."""
+    context = _mode.get()
+    return module.generator if context is None or context[1] is None else context[1]

@@ -1,0 +1,14 @@
+"""Every differentiable primitive: the forward on arrays, its VJP right beneath it.
+
+Read ``elementwise``, then ``reduction``, ``shape``, ``linear``, ``activation`` and ``softmax_loss``.
+"""
+
+from .activation import ACTIVATIONS, activate, dropout
+from .activation import gelu, leaky_relu, log_softmax, relu, sigmoid, softmax, softplus, tanh
+from .elementwise import absolute, add, clip, divide, exp, log, maximum, minimum
+from .elementwise import multiply, negative, power, sqrt, subtract, where
+from .linear import dense, embedding, matmul
+from .reduction import logsumexp, max, mean, min, std, sum, var
+from .shape import broadcast_to, concatenate, expand_dims, getitem
+from .shape import reshape, split, squeeze, stack, swapaxes, transpose
+from .softmax_loss import sigmoid_cross_entropy, softmax_cross_entropy, softmax_kl

@@ -1,0 +1,90 @@
+"""Sums, means, extrema and variance over axes, with NumPy's ``axis`` and ``keepdims``.
+
+A reduction's VJP spreads the gradient of each result over the elements it came from.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..tensor import as_tensor, record
+from .elementwise import sqrt
+
+
+def _spread(g, shape, axis, keepdims):
+    """A view of the reduced gradient that stands at every element it was reduced from."""
+    if axis is not None and not keepdims:
+        g = np.expand_dims(g, axis)
+    return np.broadcast_to(g, shape)
+
+
+def _count(shape, axis):
+    """How many elements go into one result."""
+    axes = range(len(shape)) if axis is None else np.atleast_1d(axis)
+    return int(np.prod([shape[i] for i in axes]))
+
+
+def sum(x, axis=None, keepdims=False):
+    """Sum of the elements."""
+    x = as_tensor(x)
+    shape = x.shape
+    vjp = (lambda g: _spread(g, shape, axis, keepdims),)
+    return record("sum", x.data.sum(axis=axis, keepdims=keepdims), (x,), vjp, saves=())
+
+
+def mean(x, axis=None, keepdims=False):
+    """Arithmetic mean of the elements."""
+    x = as_tensor(x)
+    shape = x.shape
+    n = _count(shape, axis)
+    vjp = (lambda g: _spread(g / n, shape, axis, keepdims),)
+    return record("mean", x.data.mean(axis=axis, keepdims=keepdims), (x,), vjp, saves=())
+
+
+def var(x, axis=None, ddof=0, keepdims=False):
+    """Variance: mean squared distance from the mean, with n - ddof in the denominator."""
+    x = as_tensor(x)
+    n = _count(x.shape, axis)
+    centred = x.data - x.data.mean(axis=axis, keepdims=True)
+
+    vjp = (lambda g: 2 / (n - ddof) * _spread(g, centred.shape, axis, keepdims) * centred,)
+    return record("var", x.data.var(axis=axis, ddof=ddof, keepdims=keepdims), (x,), vjp, saves=())
+
+
+def std(x, axis=None, ddof=0, keepdims=False):
+    """Standard deviation, the square root of `var`."""
+    return sqrt(var(x, axis, ddof, keepdims))
+
+
+def max(x, axis=None, keepdims=False):
+    """Largest element. Where several are the largest, they share the gradient equally."""
+    return _extremum("max", np.max, x, axis, keepdims)
+
+
+def min(x, axis=None, keepdims=False):
+    """Smallest element. Where several are the smallest, they share the gradient equally."""
+    return _extremum("min", np.min, x, axis, keepdims)
+
+
+def _extremum(op, function, x, axis, keepdims):
+    x = as_tensor(x)
+    a = x.data
+    out = function(a, axis=axis, keepdims=keepdims)
+
+    def vjp(g):
+        chosen = a == _spread(out, a.shape, axis, keepdims)
+        return (_spread(g, a.shape, axis, keepdims) * chosen / chosen.sum(axis=axis, keepdims=True),)
+
+    return record(op, out, (x,), vjp)
+
+
+def logsumexp(x, axis=None, keepdims=False):
+    """log(sum(exp(x))), with the largest element taken out first so that nothing overflows."""
+    x = as_tensor(x)
+    a = x.data
+    largest = a.max(axis=axis, keepdims=True)
+    shifted = np.exp(a - largest)
+    total = shifted.sum(axis=axis, keepdims=True)
+    out = np.log(total) + largest
+    vjp = (lambda g: _spread(g, a.shape, axis, keepdims) * shifted / total,)
+    return record("logsumexp", out if keepdims else out.squeeze(axis), (x,), vjp, saves=())

@@ -1,0 +1,107 @@
+"""Learning rate schedules: plain functions from the number of steps already taken to the rate of the next one.
+
+Any function ``step -> rate`` is a schedule. Those made here depend on the step alone and remember nothing, so whoever
+resumes a training needs the step count and nothing else. A step is one update by the optimizer, not an epoch: there are
+``ceil(samples / batch_size)`` in an epoch. Where a schedule is asked for, a number means a constant one.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def as_schedule(lr):
+    """A schedule from a number or a schedule."""
+    return lr if callable(lr) else constant(lr)
+
+
+def constant(lr):
+    """Always ``lr``."""
+    lr = _positive("constant", "lr", lr)
+    return lambda step: lr
+
+
+def step_decay(lr, every, factor=0.1):
+    """``lr``, multiplied by ``factor`` after each ``every`` steps: lr * factor ** (step // every)."""
+    lr, factor = _positive("step_decay", "lr", lr), _positive("step_decay", "factor", factor)
+    every = _steps("step_decay", every)
+    return lambda step: lr * factor ** (step // every)
+
+
+def exponential(lr, factor):
+    """``lr``, multiplied by ``factor`` after each step: lr * factor ** step."""
+    lr, factor = _positive("exponential", "lr", lr), _positive("exponential", "factor", factor)
+    return lambda step: lr * factor**step
+
+
+def cosine(lr, steps, final=0.0):
+    """From ``lr`` down to ``final`` along half a cosine within ``steps`` steps, and ``final`` ever after.
+
+    Loshchilov & Hutter 2017, "SGDR: Stochastic Gradient Descent with Warm Restarts", equation 5, one cycle of it.
+    """
+    lr, steps = _positive("cosine", "lr", lr), _steps("cosine", steps)
+    if not 0 <= final <= lr:
+        raise ValueError(
+            f"cosine(lr={lr}, final={final}) was asked for.\nThe rate falls from lr to final, which is not negative.\n"
+            "Write optim.cosine(lr, steps) to end at 0."
+        )
+    return lambda step: final + (lr - final) * (1 + math.cos(math.pi * min(step / steps, 1.0))) / 2
+
+
+def warmup(steps, then):
+    """Rise linearly to the first rate of ``then`` within ``steps`` steps; ``then`` starts with the step that reaches it.
+
+    Parameters
+    ----------
+    steps : int
+        Step s of these, from 0, has the fraction (s + 1) / steps of the full rate (Goyal et al. 2017, "Accurate, Large
+        Minibatch SGD", section 2.2, where it rises from a small rate instead of 0).
+    then : float or schedule
+    """
+    steps, then = _steps("warmup", steps), as_schedule(then)
+    return lambda step: then(0) * (step + 1) / steps if step < steps else then(step - steps)
+
+
+def chain(parts):
+    """One schedule after another, each counting from its own beginning.
+
+    Parameters
+    ----------
+    parts : list of (int, float or schedule)
+        How many steps each schedule holds for. The last one runs on; its number may be None.
+    """
+    parts = list(parts)
+    if not parts:
+        raise ValueError(
+            "chain([]) was asked for.\nIt joins at least one schedule.\n"
+            "Write optim.chain([(1000, 0.1), (None, 0.01)]): steps and schedule of each part."
+        )
+    lengths = [_steps("chain", steps) for steps, _ in parts[:-1]]
+    schedules = [as_schedule(schedule) for _, schedule in parts]
+
+    def rate(step):
+        for length, schedule in zip(lengths, schedules):
+            if step < length:
+                return schedule(step)
+            step -= length
+        return schedules[-1](step)
+
+    return rate
+
+
+def _positive(schedule, name, value):
+    if not 0 < value < math.inf:
+        raise ValueError(
+            f"{schedule} got {name} = {value}.\nA rate, and a factor of rates, is positive and finite.\n"
+            f"Usual values: lr=1e-3 for Adam, lr=0.1 for SGD, factor=0.1."
+        )
+    return float(value)
+
+
+def _steps(schedule, value):
+    if not value >= 1 or value != int(value):
+        raise ValueError(
+            f"{schedule} got a number of steps of {value}.\nIt is a whole number of updates, at least 1.\n"
+            "For a number of epochs, multiply: epochs * math.ceil(len(data) / batch_size)."
+        )
+    return int(value)

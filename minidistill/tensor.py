@@ -1,0 +1,420 @@
+"""Tensor and the tape: what a computation remembers so that it can be differentiated.
+
+Every differentiable operation (``ops/``) computes its result on plain arrays and then calls :func:`record`,
+which writes one :class:`Node` on the tape: the operation's name, the nodes it came from, and its VJP, the function
+that turns the gradient of the result into the gradients of the inputs (vector-Jacobian product; Baydin et al.
+2018, "Automatic Differentiation in Machine Learning: a Survey", section 3.2). ``backward`` walks the nodes in
+reverse and applies the VJPs. That is all of reverse-mode differentiation; the rest of this file is bookkeeping.
+
+A node refers to other nodes and never to a tensor's values: an intermediate array lives exactly as long as a VJP
+(or the user) holds it. Nothing is freed by ``backward``: the tape dies with the last tensor that refers to it.
+
+Read this file first, then ``ops/elementwise.py``. Given up for simplicity: VJPs work on arrays, so gradients of
+gradients do not exist; and a tensor holds float32 or float64, nothing else.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import numpy as np
+
+_recording: ContextVar[bool] = ContextVar("minidistill_recording", default=True)
+
+# NumPy function -> our operation, and the NumPy functions that carry no gradient. ops/ fills both.
+NUMPY_OPS: dict = {}
+NUMPY_CONSTANT: set = set()
+
+
+@contextmanager
+def no_grad():
+    """Record nothing inside this block. Holds for the current thread and context only; also a decorator."""
+    token = _recording.set(False)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+class Version:
+    """How often a piece of memory was changed; shared by all tensors that are views of it."""
+
+    __slots__ = ("count",)
+
+    def __init__(self):
+        self.count = 0
+
+
+class Node:
+    """One recorded operation. A parent is a Node, a leaf Tensor, or None (no gradient wanted)."""
+
+    __slots__ = ("dtype", "op", "parents", "retain_for", "saved", "shape", "vjp")
+
+    def __init__(self, op, parents, vjp, saved, data):
+        self.op, self.parents, self.vjp, self.saved = op, parents, vjp, saved
+        self.shape, self.dtype, self.retain_for = data.shape, data.dtype, None
+
+    def input_gradients(self, g):
+        """The gradients of this operation's inputs, in order, given the gradient ``g`` of its result."""
+        for version, count in self.saved:
+            if version.count != count:
+                raise RuntimeError(
+                    f"backward reached `{self.op}` (result of shape {self.shape}), whose input was changed after it "
+                    "was used.\nThe gradient needs the value as it was in the forward pass.\n"
+                    "Call backward() before the optimizer step or the assignment, or compute the result again after it."
+                )
+        if callable(self.vjp):
+            return self.vjp(g)
+        return [None if p is None else vjp(g) for p, vjp in zip(self.parents, self.vjp)]
+
+
+class RowSparse:
+    """The gradient of an embedding table: values for the few rows that a batch touched.
+
+    Parameters
+    ----------
+    rows : ndarray of int64, shape (U,)
+        Distinct row numbers, ascending.
+    values : ndarray, shape (U, D)
+        The gradient of each of these rows. Every other row's gradient is zero.
+    shape : tuple of int
+        Shape of the whole table, (R, D). ``np.asarray`` gives the dense gradient of that shape.
+    """
+
+    __slots__ = ("rows", "shape", "values")
+    __array_ufunc__ = None  # so that `array + row_sparse` comes to __radd__ below
+
+    def __init__(self, rows, values, shape):
+        self.rows, self.values, self.shape = rows, values, tuple(shape)
+
+    @property
+    def dtype(self):
+        return self.values.dtype
+
+    def __array__(self, dtype=None, copy=None):
+        dense = np.zeros(self.shape, dtype or self.dtype)
+        dense[self.rows] = self.values
+        return dense
+
+    def __add__(self, other):
+        if not isinstance(other, RowSparse):
+            total = np.array(other)
+            total[self.rows] += self.values  # rows are distinct, so no addition is lost
+            return total
+        rows, where = np.unique(np.concatenate([self.rows, other.rows]), return_inverse=True)
+        values = np.zeros((len(rows), *self.shape[1:]), self.dtype)
+        np.add.at(values, where, np.concatenate([self.values, other.values]))
+        return RowSparse(rows, values, self.shape)
+
+    __radd__ = __add__
+
+    def __mul__(self, factor):
+        return RowSparse(self.rows, self.values * self.dtype.type(factor), self.shape)
+
+    def astype(self, dtype, copy=True):
+        return RowSparse(self.rows, self.values.astype(dtype, copy=copy), self.shape)
+
+    def copy(self):
+        return RowSparse(self.rows.copy(), self.values.copy(), self.shape)
+
+    def __repr__(self):
+        return f"RowSparse({len(self.rows)} of {self.shape[0]} rows, shape={self.shape}, {self.dtype})"
+
+
+class Tensor:
+    """An array that remembers how it was computed.
+
+    Parameters
+    ----------
+    data : array_like
+        float64 stays float64; everything else becomes float32. A float array is not copied, so later NumPy writes
+        into it show here; they cannot be detected, and a gradient computed across one is wrong.
+    requires_grad : bool
+        Whether ``backward`` leaves a gradient in ``.grad``.
+
+    Attributes
+    ----------
+    grad : ndarray, RowSparse or None
+        Sum of the gradients of all ``backward`` calls since it was last set to None; shape and dtype of the data
+        (a `RowSparse` for an embedding table).
+
+    Notes
+    -----
+    Operators and NumPy functions work on tensors (``x @ w``, ``np.maximum(h, 0)``). Comparisons give plain boolean
+    arrays. Python scalars are weak: ``x * 2.0`` keeps the dtype of ``x``.
+    """
+
+    __slots__ = ("__weakref__", "_data", "_node", "_version", "grad", "requires_grad")
+
+    def __init__(self, data, requires_grad=False):
+        if isinstance(data, Tensor):
+            self._data, self._version = data._data, data._version
+        else:
+            self._data, self._version = as_float_array(data), Version()
+        self.requires_grad, self.grad, self._node = bool(requires_grad), None, None
+
+    @property
+    def data(self):
+        """The values, an ndarray. Assigning is a counted change: see `assign`."""
+        return self._data
+
+    @data.setter
+    def data(self, value):
+        self.assign(value)
+
+    def assign(self, value):
+        """Replace the values of a leaf by others of the same shape. A backward that needs the old ones raises."""
+        value = np.asarray(value, self.dtype)
+        if self._node is not None:
+            raise RuntimeError(
+                f"assigned to the result of `{self._node.op}`.\nOnly leaves (tensors made by hand, parameters) can be "
+                "assigned to; a result is what its operation computed.\nMake a new one: md.Tensor(values)."
+            )
+        if value.shape != self.shape:
+            raise ValueError(
+                f"assigned an array of shape {value.shape} to a tensor of shape {self.shape}.\nThe shape of a tensor "
+                "never changes.\nMake a new one: md.Tensor(values)."
+            )
+        self._data = value
+        self.changed()
+
+    def changed(self):
+        """Count one change of the values, as every in-place writer of the engine does."""
+        self._version.count += 1
+
+    # ---- looking at it -------------------------------------------------------------------------------------------
+    shape = property(lambda self: self._data.shape)
+    dtype = property(lambda self: self._data.dtype)
+    ndim = property(lambda self: self._data.ndim)
+    size = property(lambda self: self._data.size)
+
+    def numpy(self):
+        """The values as an ndarray, shared with the tensor and off the tape."""
+        return self._data
+
+    def item(self):
+        """The single value as a Python float."""
+        return self._data.item()
+
+    def detach(self):
+        """The same values (shared memory), off the tape."""
+        return Tensor(self)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self._data, dtype=dtype, copy=copy) if copy else np.asarray(self._data, dtype)
+
+    def __float__(self):
+        return float(self._data)
+
+    def __bool__(self):
+        return bool(self._data)
+
+    def __len__(self):
+        return len(self._data)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self):
+        values = np.array2string(self._data, separator=", ", prefix="Tensor(", threshold=20, precision=4)
+        grad = ", requires_grad=True" if self.requires_grad else ""
+        return f"{type(self).__name__}({values}, shape={self.shape}, {self.dtype}{grad})"
+
+    def __setitem__(self, index, value):
+        raise TypeError(
+            f"assigned to part of a tensor of shape {self.shape}.\nA write in place would falsify gradients that were "
+            "recorded before it.\nUse np.where(mask, new, x), or build a new array and wrap it: md.Tensor(array)."
+        )
+
+    # ---- NumPy functions -----------------------------------------------------------------------------------------
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
+        if method != "__call__" or out is not None:
+            how = f"np.{ufunc.__name__}(..., out=...)" if out is not None else f"np.{ufunc.__name__}.{method}"
+            raise TypeError(
+                f"{how} was called on a Tensor.\nOnly plain calls can be recorded; writing into `out` (as `array += "
+                "tensor` does) can not.\nUse the plain function, or take the values first: tensor.numpy()."
+            )
+        return self.__array_function__(ufunc, (), inputs, kwargs)
+
+    def __array_function__(self, function, types, args, kwargs):
+        if function in NUMPY_OPS:
+            return NUMPY_OPS[function](*args, **kwargs)
+        if function in NUMPY_CONSTANT:
+            return function(*_to_arrays(args), **_to_arrays(kwargs))
+        raise TypeError(
+            f"np.{function.__name__} was called on a Tensor.\nIt has no derivative here: a silent one would be wrong.\n"
+            "Compose it from functions in md.ops, or take the values off the tape: tensor.numpy()."
+        )
+
+    # ---- differentiation -----------------------------------------------------------------------------------------
+    def retain_grad(self):
+        """Keep the gradient of this intermediate result in ``.grad`` too. Returns the tensor."""
+        if self._node is not None:
+            self._node.retain_for = self
+        return self
+
+    def backward(self, upstream=None):
+        """Add the gradient of this tensor to ``.grad`` of every leaf it depends on.
+
+        Parameters
+        ----------
+        upstream : array_like, optional
+            Gradient of some outer scalar with respect to this tensor, of its shape. May be left out for a scalar (1).
+
+        Raises
+        ------
+        RuntimeError
+            If nothing was recorded, if it is not a scalar and no upstream is given, or if a value that the backward
+            pass needs was changed after it was used.
+        """
+        handed_out: set[int] = set()
+        for end, g in gradients(self, upstream):
+            tensor = end.retain_for if isinstance(end, Node) else end
+            if tensor is None:
+                continue
+            if tensor.grad is not None:
+                tensor.grad = tensor.grad + g
+            else:
+                # Two leaves may be handed one array (z = x + y), or a view of another's: each gets its own.
+                shared = isinstance(g, np.ndarray) and (g.base is not None or id(g) in handed_out or g is upstream)
+                tensor.grad = g.copy() if shared else g
+                handed_out.add(id(tensor.grad))
+
+
+def record(op, data, inputs, vjp, saves=None):
+    """Wrap the result of an operation, and put the operation on the tape if anybody wants a gradient.
+
+    Parameters
+    ----------
+    op : str
+        Name, for error messages and `Tensor.explain`.
+    data : ndarray
+        The result.
+    inputs : tuple of Tensor
+        What it was computed from.
+    vjp : callable or tuple of callable
+        One function of the gradient of the result that returns the gradients of all inputs; or a tuple with one
+        function for each input, called only for the inputs that want a gradient. Both may return None.
+    saves : tuple of Tensor, optional
+        The inputs whose *values* the VJP reads (all of them, unless said otherwise): if one is changed before
+        backward, backward raises.
+    """
+    out = Tensor.__new__(Tensor)
+    out._data = data if type(data) is np.ndarray else np.asarray(data)
+    out.grad, out._version = None, None
+    if out._data.base is not None:  # a view shares the fate of the memory it looks at
+        for x in inputs:
+            if memory_of(x._data) is memory_of(out._data):
+                out._version = x._version
+    if out._version is None:
+        out._version = Version()
+    out.requires_grad = _recording.get() and any(x.requires_grad for x in inputs)
+    if not out.requires_grad:
+        out._node = None
+        return out
+    parents = tuple((x._node or x) if x.requires_grad else None for x in inputs)
+    saved = tuple((x._version, x._version.count) for x in (inputs if saves is None else saves))
+    out._node = Node(op, parents, vjp, saved, out._data)
+    return out
+
+
+def toposort(root):
+    """Nodes and leaves that ``root`` depends on, each before everything it was computed from.
+
+    The order matters: in ``b = a + a; c = b + b`` the gradient of ``b`` is complete only when *both* of its uses in
+    ``c`` have reported. Following every path instead of every node would visit ``a`` four times here, and 2**n times
+    in a chain of n such steps. An explicit stack, because Python's own would overflow on a deep network.
+    """
+    order, seen, stack = [], set(), [(root, False)]
+    while stack:
+        end, finished = stack.pop()
+        if finished:
+            order.append(end)
+        elif id(end) not in seen:
+            seen.add(id(end))
+            stack.append((end, True))
+            if isinstance(end, Node):
+                stack.extend((parent, False) for parent in end.parents[::-1] if parent is not None)
+    return reversed(order)
+
+
+def gradients(output, upstream):
+    """Yield (node or leaf, its complete gradient), from ``output`` back to the leaves."""
+    g = _check_upstream(output, upstream)
+    root = output._node or output
+    gradients = {id(root): g}
+    for end in toposort(root):
+        g = gradients.pop(id(end), None)
+        if g is None:  # every VJP on the way here returned None
+            continue
+        yield end, g
+        if isinstance(end, Tensor):
+            continue
+        for parent, gradient in zip(end.parents, end.input_gradients(np.asarray(g))):
+            if parent is None or gradient is None:
+                continue
+            gradient = gradient.astype(parent.dtype, copy=False)
+            before = gradients.get(id(parent))
+            gradients[id(parent)] = gradient if before is None else before + gradient
+
+
+def _check_upstream(output, upstream):
+    if not output.requires_grad:
+        raise RuntimeError(
+            f"backward() was called on a tensor of shape {output.shape} that records nothing.\nAt least one input must "
+            "have requires_grad=True, outside of md.no_grad().\nMake the inputs md.Tensor(array, requires_grad=True)."
+        )
+    if upstream is None:
+        if output.size != 1:
+            raise RuntimeError(
+                f"backward() was called on a tensor of shape {output.shape}.\nOnly a scalar has a gradient without an "
+                "upstream one.\nReduce it first, x.sum().backward(), or pass x.backward(upstream) of its shape."
+            )
+        return np.ones_like(output._data)
+    upstream = np.asarray(upstream, output.dtype)
+    if upstream.shape != output.shape:
+        raise ValueError(
+            f"backward(upstream) got shape {upstream.shape} for a tensor of shape {output.shape}.\nThe two must be equal."
+            "\nBroadcast it first: np.broadcast_to(upstream, x.shape)."
+        )
+    return upstream
+
+
+def as_float_array(value, dtype=None):
+    """``value`` as an ndarray of float32 or float64; what is not floating becomes ``dtype`` (float32)."""
+    array = np.asarray(value)
+    if array.dtype == np.float32 or array.dtype == np.float64:
+        # A Python float, or a list of them, is no wish for double precision: only an array is.
+        return array if isinstance(value, (np.ndarray, np.generic)) else array.astype(dtype or np.float32)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(
+            f"a Tensor was made from data of dtype {array.dtype}.\nIt holds float32 or float64 numbers.\n"
+            "Convert the data first: np.asarray(data, np.float32)."
+        )
+    return array.astype(dtype or np.float32)
+
+
+def as_tensor(value, like=None):
+    """``value`` as a Tensor; what is not floating takes the dtype of the tensor ``like``."""
+    if isinstance(value, Tensor):
+        return value
+    if like is not None and isinstance(value, (int, float)):  # Python scalars are weak
+        value = np.asarray(value, like.dtype)
+    return Tensor(value if like is None else as_float_array(value, like.dtype))
+
+
+def _to_arrays(value):
+    """Nested arguments with every Tensor replaced by its array."""
+    if isinstance(value, Tensor):
+        return value._data
+    if isinstance(value, (list, tuple)):
+        return type(value)(_to_arrays(v) for v in value)
+    return {k: _to_arrays(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def memory_of(array):
+    """The array that owns the memory which ``array`` looks at."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
