@@ -1,0 +1,7 @@
+"""Training: fit, evaluate, predict. Read ``inference``, ``loop``, then ``callbacks`` and ``checkpoint``."""
+
+from .callbacks import Checkpoint, EarlyStopping
+from .history import History
+from .inference import evaluate, predict
+from .loop import Run, fit, run
+from .metrics import METRICS, accuracy, auc, binary_accuracy, hit_rate_at_k, ndcg_at_k, rmse, top_k_accuracy

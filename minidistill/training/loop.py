@@ -1,0 +1,249 @@
+"""The training loop. `fit` and ``distill.distill`` are two short callers of the one `run`.
+
+A step is: forward and loss (the caller's ``batch_loss``), backward, optimizer. Everything else here is about not fooling
+oneself: separate random streams for shuffling, dropout and the split, so that the same seed gives the same bits; a loss
+that is no longer finite stops the run before it touches the weights; Ctrl-C keeps what there is.
+
+Read ``inference.py`` before this file, ``callbacks.py`` after it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..datasets import Dataset
+from ..nn import activations, mode
+from ..optim import Adam
+from ..tensor import no_grad
+from .checkpoint import load_checkpoint
+from .history import History
+from .inference import _check_model, _check_targets, default_loss, default_metrics, evaluate
+from .progress import Progress
+
+
+@dataclass
+class Run:
+    """The state of a run, as callbacks see it.
+
+    Attributes
+    ----------
+    model, optimizer, callbacks
+        As given.
+    epochs, steps_per_epoch, samples : int
+        How long an epoch is, and how many there are to be.
+    epoch, step : int
+        Finished so far.
+    history : History
+    logs : dict
+        The numbers of the epoch that has just ended.
+    generators : dict of np.random.Generator
+        The streams "shuffle", "augment" and "layers".
+    stopped : bool
+        Whether `stop` was called.
+    """
+
+    model: object
+    optimizer: object
+    callbacks: list
+    epochs: int
+    steps_per_epoch: int
+    samples: int
+    generators: dict
+    epoch: int = 0
+    step: int = 0
+    history: History = field(default_factory=History)
+    logs: dict = field(default_factory=dict)
+    stopped: bool = False
+
+    def stop(self):
+        """End the run after this epoch."""
+        self.stopped = True
+
+    def tell(self, event):
+        """Call the method ``event`` of every callback that has it."""
+        for callback in self.callbacks:
+            if hasattr(callback, event):
+                getattr(callback, event)(self)
+
+
+def fit(
+    model, data, loss=None, optimizer=None, epochs=10, batch_size=32, validation=None, metrics=None,
+    augment=None, callbacks=(), resume=None, progress=True, rng=None,
+):  # fmt: skip
+    """Train a model on a data set.
+
+    Parameters
+    ----------
+    model : Module
+        Trained in place.
+    data : Dataset
+        With targets.
+    loss : callable, optional
+        ``loss(predictions, targets)``, a scalar Tensor; by default cross-entropy for class ids and mean squared error for
+        floating targets.
+    optimizer : Optimizer, optional
+        Over (some of) the model's parameters; ``Adam(model.parameters(), lr=3e-3)`` by default.
+    epochs, batch_size : int
+        A batch size above the number of samples means one smaller batch.
+    validation : float or Dataset, optional
+        A fraction to split off (drawn by ``rng``), or data of its own. Choose settings by it, never by the test set.
+    metrics : list of str or callable, optional
+        Reported for the validation data; accuracy for class ids by default.
+    augment : callable, optional
+        ``augment(x, rng)`` returns the inputs to train on in place of a batch's ``x``.
+    callbacks : iterable
+        See ``callbacks.py``.
+    resume : path, optional
+        A file of the `Checkpoint` callback. The run continues bit for bit where it was written, to ``epochs`` in all.
+    progress : bool
+        Show a bar with loss, metrics and the time left, where the error stream is a terminal.
+    rng : int, np.random.Generator or None
+        Shuffling, the split, augmentation and dropout. The same number gives the same bits on the same machine.
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss becomes NaN or infinite; the weights are those before that step.
+    """
+    _check_model(model, "fit")
+    _check_targets(data, "fit")
+    split_rng, rng = np.random.default_rng(rng).spawn(2)
+    data, held_out = split_validation(data, validation, split_rng)
+    loss = default_loss(data, loss)
+    metrics = list(default_metrics(data, metrics).values())
+    _check_metric_names(metrics)
+
+    def batch_loss(batch):
+        return loss(model(*batch_inputs(batch)), batch.y)
+
+    def validate():
+        return evaluate(model, held_out, loss, metrics)
+
+    return run(
+        model, data, batch_loss, optimizer=optimizer, validate=validate if held_out else None, epochs=epochs,
+        batch_size=batch_size, augment=augment, callbacks=callbacks, resume=resume, progress=progress, rng=rng,
+    )  # fmt: skip
+
+
+def run(
+    model, data, batch_loss, *, optimizer, validate, epochs, batch_size, augment, callbacks, resume, progress, rng
+):  # fmt: skip
+    """The loop itself. ``batch_loss(batch)`` is a scalar Tensor, ``validate()`` a dict of numbers (or None); see `fit`."""
+    if epochs < 1:
+        raise ValueError(f"training got epochs = {epochs}.\nAn epoch is one pass over the data.\nWrite epochs=10.")
+    optimizer = optimizer or Adam(model.parameters(), lr=3e-3)
+    check_ownership(model, optimizer)
+    data.batches(batch_size)  # a wrong batch size is told before anything else
+    streams = dict(zip(("shuffle", "augment", "layers"), np.random.default_rng(rng).spawn(3)))
+    steps = math.ceil(len(data) / batch_size)
+    state = Run(model, optimizer, list(callbacks), epochs, steps, len(data), streams)
+    if resume is not None:
+        load_checkpoint(resume, state)
+    bar = Progress(progress, epochs, steps, state.step)
+    state.tell("on_train_begin")
+    try:
+        while state.epoch < epochs and not state.stopped:
+            _epoch(state, data, batch_loss, validate, batch_size, augment, bar)
+        state.history.stopped_early = state.stopped
+    except KeyboardInterrupt:
+        state.history.interrupted = True
+    finally:
+        bar.close()
+    state.tell("on_train_end")
+    return state.history
+
+
+def _epoch(state, data, batch_loss, validate, batch_size, augment, bar):
+    """One pass over the data, the validation after it, and the report."""
+    began, total = time.perf_counter(), 0.0
+    lr = state.optimizer.lr
+    state.tell("on_epoch_begin")
+    for batch in data.batches(batch_size, rng=state.generators["shuffle"]):
+        if augment is not None:
+            batch = batch._replace(x=augment(batch.x, state.generators["augment"]))
+        value = _step(state, batch, batch_loss)
+        total += value * len(batch.index)
+        bar.step(value)
+        state.tell("on_step_end")
+    state.logs = {"loss": total / len(data)}
+    if validate is not None:
+        state.logs |= {f"validation_{name}": value for name, value in validate().items()}
+    state.logs |= {"lr": lr, "seconds": time.perf_counter() - began}
+    state.epoch += 1
+    state.history.epochs.append(state.logs)
+    bar.epoch(state.epoch, state.logs)
+    state.tell("on_epoch_end")
+
+
+def _step(state, batch, batch_loss):
+    """Forward, backward, optimizer. Returns the loss as a number, so that no tape outlives the step."""
+    state.optimizer.zero_grad()
+    with mode(training=True, rng=state.generators["layers"]):
+        loss = batch_loss(batch)
+    value = loss.item()
+    if not math.isfinite(value):
+        raise FloatingPointError(_not_finite(state, batch, value))
+    loss.backward()
+    state.optimizer.step()
+    state.step += 1
+    return value
+
+
+def _not_finite(state, batch, value):
+    """The error text, with the layers whose activations are largest: that is usually where it began."""
+    with mode(training=False), no_grad(), np.errstate(all="ignore"):
+        found = activations(state.model, *batch_inputs(batch))
+        largest = {path: float(np.abs(out.numpy()).max()) for path, out in found.items()}
+    worst = sorted(largest.items(), key=lambda item: -item[1] if math.isfinite(item[1]) else -math.inf)[:3]
+    return (
+        f"the loss became {value} in step {state.step + 1} (epoch {state.epoch + 1}); the weights are those before it.\n"
+        f"Training needs finite numbers. Largest activations: {', '.join(f'{p!r}: {v:.3g}' for p, v in worst)}.\n"
+        "Lower the learning rate, clip gradients (clip_norm=1.0), or scale the inputs."
+    )
+
+
+def split_validation(data, validation, rng):
+    """(training data, validation data or None) from a fraction, a Dataset or None."""
+    if validation is None or isinstance(validation, Dataset):
+        return data, validation
+    if not (isinstance(validation, float) and 0 < validation < 1):
+        raise ValueError(
+            f"training got validation = {validation!r}.\nIt is a fraction in (0, 1), or a Dataset.\n"
+            "Write validation=0.1 to hold out a tenth."
+        )
+    held_out, rest = data.split(validation, rng=rng)
+    return rest, held_out
+
+
+def batch_inputs(batch):
+    """The inputs of a batch as a tuple, whether there is one or several."""
+    return batch.x if isinstance(batch.x, tuple) else (batch.x,)
+
+
+def check_ownership(model, optimizer):
+    """Refuse an optimizer that would train nothing of this model."""
+    own = {id(p) for p in model.parameters()}
+    foreign = [p for p in optimizer.parameters if id(p) not in own]
+    if foreign and len(foreign) == len(optimizer.parameters):
+        raise ValueError(
+            f"training got an optimizer over {len(foreign)} parameters, none of which belong to the model.\n"
+            "It would change something else, and the model not at all.\n"
+            "Make it from this model, after copying or replacing layers: optim.Adam(model.parameters())."
+        )
+
+
+def _check_metric_names(metrics):
+    names = [getattr(m, "__name__", type(m).__name__) for m in metrics]
+    if len(set(names)) < len(names) or "loss" in names:
+        raise ValueError(
+            f"training got metrics named {names}.\nEach needs a name of its own, and 'loss' is taken.\n"
+            "Rename the function, or wrap it in a def."
+        )

@@ -1,0 +1,48 @@
+"""The progress bar of a run: one bar over all steps, with loss, metrics and the time left."""
+
+from __future__ import annotations
+
+import sys
+from time import monotonic
+
+PERIOD = 0.1  # seconds between two redraws: drawing must not cost what it reports
+
+
+class Progress:
+    """A tqdm bar, shown only where the error stream is a terminal: a log file gets no half-drawn lines."""
+
+    def __init__(self, wanted, epochs, steps, done):
+        self.bar, self.epochs, self.waiting, self.drawn = None, epochs, 0, 0.0
+        if wanted and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(
+                total=epochs * steps, initial=done, leave=True, dynamic_ncols=True,
+                bar_format="{desc} {bar} {percentage:3.0f}% {elapsed}<{remaining} {postfix}",
+            )  # fmt: skip
+
+    def step(self, loss):
+        """Count one step."""
+        if self.bar is None:
+            return
+        self.waiting += 1
+        now = monotonic()
+        if now - self.drawn > PERIOD:
+            self.bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+            self.bar.update(self.waiting)
+            self.waiting, self.drawn = 0, now
+
+    def epoch(self, number, logs):
+        """Show the numbers of a finished epoch."""
+        if self.bar is not None:
+            shown = {name.replace("validation_", "val "): value for name, value in logs.items()}
+            text = "  ".join(f"{name} {value:.4f}" for name, value in shown.items() if name not in ("lr", "seconds"))
+            self.bar.set_description_str(f"epoch {number}/{self.epochs}  {text}", refresh=False)
+            self.bar.update(self.waiting)
+            self.waiting = 0
+
+    def close(self):
+        """Leave the last line as it is."""
+        if self.bar is not None:
+            self.bar.set_postfix_str("")
+            self.bar.close()
