@@ -50,6 +50,6 @@ def bench(seconds=0.3):
             x = rng.random((batch, widths[0]), dtype=np.float32)
             sides[batch] = lambda x=x, model=model: predict(model, x)
         times = compare(sides, seconds=seconds / 3, settle=seconds / 6)
-        cells = [f"{show(t.median)} ± {show((t.high - t.low) / 2)}" for t in times.values()]
+        cells = [show(t) for t in times.values()]
         lines.append(f"{'-'.join(map(str, widths)):<18}" + "".join(f" {cell:>20}" for cell in cells))
     return "\n".join([*lines, "median ± half the distance between the quartiles"])

@@ -54,12 +54,11 @@ def compare(sides, seconds=0.15, settle=0.08, rounds=3):
     return {name: Times(*np.percentile(times, [50, 25, 75]).tolist()) for name, times in samples.items()}
 
 
-def show(seconds):
-    """A duration as text with a fitting unit."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"
+def show(times):
+    """`Times` as text: the median ± half the distance between the quartiles, in a fitting unit."""
+    unit, size = next((u, s) for u, s in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)) if times.median >= s or u == "µs")
+    digits = max(0, 2 - len(str(int(times.median / size))))
+    return f"{times.median / size:.{digits}f} ± {(times.high - times.low) / 2 / size:.{digits}f} {unit}"
 
 
 def _group(side):

@@ -107,7 +107,7 @@ def main():
         cells, ratios = [], []
         for side in ("minidistill", "by hand", "PyTorch"):
             t = times.get(side)
-            cells.append(f"{show(t.median)} ± {show((t.high - t.low) / 2)}" if t else "not installed")
+            cells.append(show(t) if t else "not installed")
             ratios.append(f"{t.median / times['minidistill'].median:.2f}x" if t else "-")
         lines.append(f"{name:<22}" + "".join(f" {c:>18}" for c in cells) + "".join(f" {r:>15}" for r in ratios[1:]))
         kept.append({"case": name, "seconds": {side: t._asdict() for side, t in times.items()}})

@@ -23,3 +23,4 @@ from .layers import (
     Tanh,
 )
 from .module import Module, Parameter, mode, replace, watch
+from .serialize import describe, load, save

@@ -69,6 +69,11 @@ class Dense(Module):
             "bias": self.bias is not None,
         }
 
+    @staticmethod
+    def stored_shapes(config):
+        """Shapes of arrays in a file that this configuration implies; checked before the layer is built."""
+        return {"weight": (config["in_features"], config["out_features"])}
+
     def __repr__(self):
         activation = f", activation={self.activation!r}" if self.activation else ""
         return (
@@ -106,6 +111,11 @@ class Embedding(Module):
 
     def config(self):
         return {"num_embeddings": self.num_embeddings, "embedding_dim": self.embedding_dim}
+
+    @staticmethod
+    def stored_shapes(config):
+        """As in `Dense`."""
+        return {"weight": (config["num_embeddings"], config["embedding_dim"])}
 
     def __repr__(self):
         return f"Embedding({self.num_embeddings}, {self.embedding_dim})"

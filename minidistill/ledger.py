@@ -1,0 +1,184 @@
+"""The ledger: what a model really costs and what it is worth. Nothing here is computed from a formula.
+
+Bytes on disk are those of a file that was written; bytes in memory those of the arrays the model holds; latency is measured
+in alternating blocks (``timing.py``) the first time the ledger is printed or read, all models against each other. A masked
+dense model shows no saving, because there is none. Read ``timing.py`` before this file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from .datasets import Dataset
+from .explain import Table
+from .files import atomic_write
+from .nn import Mask
+from .nn.serialize import save
+from .timing import Times, compare, show
+from .training import evaluate, predict
+
+BATCHES = (1, 32, 256)
+
+
+class Ledger:
+    """One row for each model, every number measured.
+
+    Parameters
+    ----------
+    test : Dataset
+        What accuracy (class ids) or loss (floating targets) is measured on, and where the inputs for timing come from.
+    batch_sizes : tuple of int
+        Latency is measured for one `predict` of each size.
+    seconds : float
+        Timed seconds for each model and batch size in each of three rounds.
+
+    Examples
+    --------
+    >>> ledger = md.Ledger(test)            # doctest: +SKIP
+    >>> ledger.add("teacher", teacher)      # doctest: +SKIP
+    >>> print(ledger)                       # doctest: +SKIP
+    """
+
+    def __init__(self, test, batch_sizes=BATCHES, seconds=0.05):
+        if not isinstance(test, Dataset) or test.y is None:
+            raise TypeError(
+                f"Ledger got {type(test).__name__} as the test data.\nIt measures accuracy on a Dataset with targets.\n"
+                "Write md.Ledger(datasets.Dataset(x, y))."
+            )
+        self.test, self.batch_sizes, self.seconds = test, tuple(batch_sizes), seconds
+        self._models, self._rows, self._timed = {}, {}, False
+
+    def add(self, name, model):
+        """Measure a model's bytes and quality under this name. Returns the ledger.
+
+        Raises
+        ------
+        ValueError
+            If the name is taken.
+        """
+        if name in self._models:
+            raise ValueError(
+                f"Ledger has a model named {name!r} already.\nA row has a name of its own.\nChoose another name."
+            )
+        quality = evaluate(model, self.test)
+        self._rows[name] = {
+            "name": name,
+            **quality,
+            "file_bytes": file_bytes(model),
+            "memory_bytes": memory_bytes(model),
+            "latency": {},
+        }
+        self._models[name], self._timed = model, False
+        return self
+
+    @property
+    def rows(self):
+        """list of dict: "name", "loss", "accuracy", "file_bytes", "memory_bytes" and "latency", seconds by batch size as
+        {"median", "low", "high"} (quartiles)."""
+        if not self._timed:
+            self._time()
+        return list(self._rows.values())
+
+    def _time(self):
+        for size in self.batch_sizes:
+            x = _repeat(self.test, size)
+            sides = {name: lambda model=model, x=x: predict(model, x) for name, model in self._models.items()}
+            for name, times in compare(sides, seconds=self.seconds, settle=self.seconds / 2).items():
+                self._rows[name]["latency"][size] = times._asdict()
+        self._timed = True
+
+    def __len__(self):
+        return len(self._models)
+
+    def __str__(self):
+        if not self._models:
+            return "Ledger: no models yet"
+        rows = self.rows
+        quality = "accuracy" if "accuracy" in rows[0] else "loss"
+        header = ["model", quality, "file", "", "memory", ""]
+        for size in self.batch_sizes:
+            header += [f"batch {size}", ""]
+        table = [header] + [_cells(row, rows[0], quality, self.batch_sizes) for row in rows]
+        widths = [max(len(line[i]) for line in table) for i in range(len(header))]
+        lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))).rstrip()
+                 for line in table]  # fmt: skip
+        rule = "-" * max(map(len, lines))
+        note = f"ratios: {rows[0]['name']} / model; latency of one predict, median ± half the distance between the quartiles"
+        return Table("\n".join([lines[0], rule, *lines[1:], rule, note]))
+
+    __repr__ = __str__
+
+    def save(self, path):
+        """Write everything as JSON: "rows" as in `rows`, and "machine": versions, processor, threads."""
+        content = {"machine": machine(), "test_samples": len(self.test), "rows": self.rows}
+        with atomic_write(path) as file:
+            file.write(json.dumps(content, indent=2).encode())
+
+
+def file_bytes(model):
+    """Size of the file that `save` writes for this model."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.npz"
+        save(model, path)
+        return path.stat().st_size
+
+
+def memory_bytes(model):
+    """Bytes of all arrays that the model holds: parameters, buffers, masks. Each array once."""
+    arrays = [p.data for p in model.parameters()] + [b for _, b in model.named_buffers()]
+    arrays += [c.kept for p in model.parameters() for c in p.constraints if isinstance(c, Mask)]
+    return sum(a.nbytes for a in arrays)
+
+
+def machine():
+    """Versions and processor, as far as they matter for speed; no names of machines or people."""
+    import numba
+
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+        "processor": numba.config.CPU_NAME or _processor(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _repeat(data, size):
+    """Inputs of exactly this many samples, repeated from the start if the data is shorter."""
+    index = np.arange(size) % len(data)
+    return tuple(x[index] for x in data.x) if isinstance(data.x, tuple) else data.x[index]
+
+
+def _cells(row, first, quality, sizes):
+    """One line of the table as texts."""
+    value = f"{row[quality]:.1%}" if quality == "accuracy" else f"{row[quality]:.4g}"
+    cells = [row["name"], value]
+    for key in ("file_bytes", "memory_bytes"):
+        ratio = first[key] / row[key]
+        note = "" if row is first else (f"{ratio:.1f}x" if ratio > 1.05 else "no smaller")
+        cells += [_bytes(row[key]), note]
+    for size in sizes:
+        mine, base = row["latency"][size], first["latency"][size]
+        ratio = base["median"] / mine["median"]
+        faster = ratio > 1.05 and mine["high"] < base["low"]
+        note = "" if row is first else (f"{ratio:.1f}x" if faster else "no speed-up")
+        cells += [show(Times(**mine)), note]
+    return cells
+
+
+def _bytes(n):
+    return f"{n:,} B" if n < 10_000 else (f"{n / 1000:.1f} kB" if n < 1e6 else f"{n / 1e6:.2f} MB")

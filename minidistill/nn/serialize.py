@@ -1,0 +1,318 @@
+"""Saving and loading models: one ``.npz`` each, the architecture as JSON inside, the arrays without pickle.
+
+The file stores *what* each module is (a name and constructor arguments), never code: only classes in the engine's own
+registry are built from it. A class of the user's is filled instead: ``load(path, into=Ranker(...))``. Arrays are stored as
+they are in memory, uncompressed, so that the size of a file says what a model costs; a mask takes one bit a weight.
+
+Everything is checked before anything is built, and built before anything is changed: sizes, names, shapes, types and a
+SHA-256 of every array. Read ``files.py`` and ``module.py`` before this file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+
+from ..explain import Table
+from ..files import FileFormatError, bad_file, read_npz, write_npz
+from .constraints import Mask, MaxNorm
+from .layers import Activation, Concatenate, Dense, Dropout, Embedding, Flatten, Sequential
+from .module import Module, Parameter, replace
+
+FORMAT, VERSION = "minidistill model", 1
+_HEADER = "model.json"
+_LAYERS = {c.__name__: c for c in (Dense, Embedding, Dropout, Activation, Flatten, Concatenate, Sequential)}
+_CONTAINERS = (Sequential, Concatenate)  # built from their parts, not from arguments
+_CONSTRAINTS = {c.__name__: c for c in (Mask, MaxNorm)}
+
+
+def register(layer):
+    """Let files name this layer class (a decorator). The engine's own layers use it; it is not for users' classes."""
+    _LAYERS[layer.__name__] = layer
+    return layer
+
+
+def save(model, path, metadata=None):
+    """Write a model into one file, atomically. The same model gives the same bytes.
+
+    Parameters
+    ----------
+    model : Module
+    path : path
+        Taken as it is; ".npz" is the usual suffix.
+    metadata : dict, optional
+        Anything that JSON can hold; `describe` shows it.
+    """
+    if not isinstance(model, Module):
+        raise TypeError(
+            f"save got a {type(model).__name__}.\nIt writes an nn.Module.\nWrite md.save(model, 'model.npz')."
+        )
+    arrays = dict(sorted(model.state_dict().items()))
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "modules": _module_tree(model),
+        "ties": _ties(model),
+        "constraints": _store_constraints(model, arrays),
+        "arrays": {name: _fingerprint(array) for name, array in arrays.items()},
+        "metadata": metadata or {},
+    }
+    try:
+        text = json.dumps(header, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"save got something that JSON cannot hold: {error}.\nMetadata and layer arguments are numbers, texts, lists and "
+            "dicts.\nConvert it first: float(value), list(array)."
+        ) from error
+    write_npz(path, {_HEADER: np.frombuffer(text, np.uint8), **arrays})
+
+
+def load(path, into=None, max_bytes=4 * 2**30):
+    """Read a model that `save` wrote.
+
+    Parameters
+    ----------
+    path : path
+    into : Module, optional
+        A model of your own class to fill, for files of models that are no engine classes. Layers that the file knows to be
+        different (quantized, sparse) are put in place. Changed only if everything fits.
+    max_bytes : int
+        The most that all arrays together may take.
+
+    Returns
+    -------
+    Module
+        ``into`` if it was given, else a new model, in train mode like any new one.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    FileFormatError
+        (a ValueError) If it is no model file, damaged, tampered with, from another version, or does not fit ``into``.
+    """
+    header, arrays = read_header(path, max_bytes)
+    try:
+        if into is None:
+            model = _build(header["modules"], "", arrays, {}, path)
+            _fill(model, header, arrays, path)
+            return model
+        trial = _take_over(into.copy(), header, arrays, path)
+        _fill(trial, header, arrays, path)  # raises while ``into`` is still untouched
+        into = _take_over(into, header, arrays, path)
+        _fill(into, header, arrays, path)
+        return into
+    except FileFormatError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        cause = str(error).split("\n")[0].strip("'\". ")
+        raise bad_file(path, f"Its description cannot be followed: {cause}.", "Save the model again.") from error
+
+
+def read_header(path, max_bytes=4 * 2**30):
+    """(description, arrays) of a model file, with every array checked against its fingerprint."""
+    arrays = read_npz(path, max_bytes)
+    if _HEADER not in arrays:
+        raise bad_file(path, "It is an .npz, but no model of minidistill.", "Pass a file that md.save wrote.")
+    try:
+        header = json.loads(arrays.pop(_HEADER).tobytes())
+        known = isinstance(header, dict) and header.get("format") == FORMAT
+        if known and header["version"] == VERSION:
+            parts = [header[name] for name in ("modules", "ties", "constraints", "arrays", "metadata")]
+            known = all(isinstance(part, dict) for part in parts)
+    except (ValueError, KeyError, RecursionError) as error:
+        raise bad_file(path, "Its description is damaged.", "Save the model again.") from error
+    if not known:
+        raise bad_file(path, "It is an .npz, but no model of minidistill.", "Pass a file that md.save wrote.")
+    if header["version"] != VERSION:
+        remedy = "Install the version of minidistill that wrote it, or save it again."
+        raise bad_file(path, f"It is in version {header['version']} of the format, not {VERSION}.", remedy)
+    if arrays.keys() != header["arrays"].keys():
+        wrong = sorted(arrays.keys() ^ header["arrays"].keys())
+        raise bad_file(path, f"These arrays are missing or too many: {wrong}.", "Save the model again.")
+    for name, array in arrays.items():
+        if _fingerprint(array) != header["arrays"][name]:
+            raise bad_file(path, f"Array {name!r} is not the one that was saved.", "Save the model again.")
+    return header, arrays
+
+
+def describe(path):
+    """What a model file holds, as a printable table, without building the model."""
+    header, arrays = read_header(path)
+    masks = {name: stored for name, entries in header["constraints"].items() for e in entries
+             for stored in e["arrays"].values()}  # fmt: skip
+    lines = [f"{'path':<16} {'module':<44} {'array':<18} {'dtype':<8} {'bytes':>12}  masked"]
+    for module, entry in header["modules"].items():
+        what = f"the same as {entry['same_as']!r}" if "same_as" in entry else _call(entry)
+        prefix = f"{module}." if module else ""
+        own = [n for n in header["arrays"] if n.startswith(prefix) and "." not in n[len(prefix) :] and ":" not in n]
+        first = f"{module or '(model)':<16} {what:<44}"
+        for name in own or [None]:
+            if name is None:
+                lines.append(first.rstrip())
+                continue
+            array = arrays[name]
+            share = ""
+            if name in masks:
+                kept = np.unpackbits(arrays[masks[name]])[: array.size]
+                share = f"{1 - kept.mean():.2%}" if array.size else ""
+            shape = f"{name[len(prefix) :]} {array.shape}"
+            lines.append(f"{first} {shape:<18} {array.dtype!s:<8} {array.nbytes:>12,}  {share}".rstrip())
+            first = " " * 61
+    total = sum(a.nbytes for a in arrays.values())
+    lines.append(f"{len(arrays)} arrays, {total:,} bytes; every checksum holds")
+    lines += [f"{key}: {value}" for key, value in header["metadata"].items()]
+    return Table("\n".join(lines))
+
+
+# ---- writing -----------------------------------------------------------------------------------------------------
+def _module_tree(model):
+    """{path: what the module is}; a module that stands in several places is described once."""
+    first, tree = {}, {}
+    for path, module in [("", model), *model._walk(Module)]:
+        if id(module) in first:
+            tree[path] = {"same_as": first[id(module)]}
+        else:
+            first[id(module)] = path
+            known = _LAYERS.get(type(module).__name__) is type(module)
+            tree[path] = {"type": type(module).__name__, "config": module.config() if known else {}, "own": not known}
+    return tree
+
+
+def _ties(model):
+    """{path of a shared parameter: its first path}."""
+    first, ties = {}, {}
+    for path, parameter in model._walk(Parameter):
+        if id(parameter) in first:
+            ties[path] = first[id(parameter)]
+        first.setdefault(id(parameter), path)
+    return ties
+
+
+def _store_constraints(model, arrays):
+    """Descriptions of all constraints, by parameter; their arrays of bool are added to ``arrays`` as bits."""
+    stored = {}
+    for path, parameter in model.named_parameters():
+        for i, constraint in enumerate(parameter.constraints):
+            if _CONSTRAINTS.get(type(constraint).__name__) is not type(constraint):
+                raise ValueError(
+                    f"save met the constraint {constraint!r} on {path!r}.\nA file can hold: {', '.join(_CONSTRAINTS)}.\n"
+                    "Remove it before saving: parameter.constraints.clear()."
+                )
+            names = {name: f"{path}:{i}.{name}" for name in constraint.arrays()}
+            arrays.update({names[name]: np.packbits(array) for name, array in constraint.arrays().items()})
+            entry = {"type": type(constraint).__name__, "config": constraint.config(), "arrays": names}
+            stored.setdefault(path, []).append(entry)
+    return stored
+
+
+def _fingerprint(array):
+    digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    return {"shape": list(array.shape), "dtype": array.dtype.str, "sha256": digest}
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
+def _build(tree, path, arrays, built, file):
+    """The module that the file describes at ``path``, with its parts. Arrays are filled in later."""
+    entry = tree[path]
+    if "same_as" in entry:
+        return built[entry["same_as"]]
+    if entry["own"] or entry["type"] not in _LAYERS:
+        raise bad_file(
+            file,
+            f"{path or 'The model'!r} is a {entry['type']}, which is no class of minidistill: a file never names code to run.",
+            f"Make the model yourself and fill it: md.load(path, into={entry['type']}(...)).",
+        )
+    layer = _LAYERS[entry["type"]]
+    if layer in _CONTAINERS:
+        prefix = f"{path}." if path else ""
+        numbers = sorted(int(p[len(prefix) :]) for p in tree if p.startswith(prefix) and p[len(prefix) :].isdigit())
+        if numbers != list(range(len(numbers))):
+            raise bad_file(file, f"The parts of {path or 'the model'!r} are not numbered from 0.", "Save it again.")
+        built[path] = layer(*[_build(tree, f"{prefix}{i}", arrays, built, file) for i in numbers])
+        return built[path]
+    # A layer allocates its arrays when it is made: the description must not ask for more than the file holds.
+    for name, shape in getattr(layer, "stored_shapes", lambda config: {})(entry["config"]).items():
+        full = f"{path}.{name}" if path else name
+        if full not in arrays or arrays[full].shape != tuple(shape):
+            raise bad_file(file, f"{path!r} should have an array {name!r} of shape {shape}.", "Save the model again.")
+    built[path] = layer(**entry["config"])
+    return built[path]
+
+
+def _take_over(model, header, arrays, file):
+    """Put the layers that the file describes into a model of the user's, where they differ."""
+    tree = header["modules"]
+    own = dict([("", model), *model._walk(Module)])
+    missing = sorted(tree.keys() - own.keys())
+    if missing:
+        raise bad_file(
+            file,
+            f"It has modules at {missing}, which {type(model).__name__} does not.",
+            "Fill the class that it was saved from, made with the same arguments.",
+        )
+    for path, entry in tree.items():
+        module = model.get(path)
+        if "same_as" in entry:
+            continue
+        if entry["own"]:
+            if type(module).__name__ != entry["type"]:
+                raise bad_file(
+                    file,
+                    f"{path or 'The model'!r} was a {entry['type']}, and is a {type(module).__name__} here.",
+                    "Fill the class that it was saved from.",
+                )
+        elif type(module).__name__ != entry["type"] or module.config() != entry["config"]:
+            if isinstance(module, _CONTAINERS):
+                raise bad_file(file, f"{path!r} is a container of another kind here.", "Fill the class it was saved from.")
+            model = replace(model, path, _build(tree, path, arrays, {}, file))
+    return model
+
+
+def _fill(model, header, arrays, file):
+    """Parameters, buffers and constraints from the file into a model that has their places."""
+    for path, first in header["ties"].items():
+        parent, _, name = path.rpartition(".")
+        source, _, source_name = first.rpartition(".")
+        setattr(model.get(parent), name, getattr(model.get(source), source_name))
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    stored = {name for name in arrays if ":" not in name}
+    if stored != parameters.keys() | buffers.keys():
+        wrong = sorted(stored ^ (parameters.keys() | buffers.keys()))
+        raise bad_file(file, f"These arrays are missing or too many for the model: {wrong}.", "Save the model again.")
+    for name, own in {**parameters, **buffers}.items():
+        kinds_fit = arrays[name].dtype in (np.float32, np.float64) if name in parameters else arrays[name].dtype == own.dtype
+        if arrays[name].shape != own.shape or not kinds_fit:
+            raise bad_file(
+                file,
+                f"Array {name!r} is {arrays[name].shape} {arrays[name].dtype}, where the model has {own.shape} {own.dtype}.",
+                "Fill the class that it was saved from, made with the same arguments.",
+            )
+    constraints = _read_constraints(header["constraints"], parameters, arrays)
+    for name, parameter in parameters.items():
+        parameter._data = np.array(arrays[name], order="C")
+        parameter.constraints[:] = constraints.get(name, [])
+        parameter.constrain()
+    for name, buffer in buffers.items():
+        buffer[...] = arrays[name]
+    for module in model.modules():
+        if hasattr(module, "check"):
+            module.check()
+
+
+def _read_constraints(stored, parameters, arrays):
+    made = {}
+    for path, entries in stored.items():
+        shape = parameters[path].shape
+        for entry in entries:
+            bits = {name: arrays[full] for name, full in entry["arrays"].items()}
+            size = int(np.prod(shape))
+            flags = {name: np.unpackbits(packed)[:size].astype(bool).reshape(shape) for name, packed in bits.items()}
+            made.setdefault(path, []).append(_CONSTRAINTS[entry["type"]](**entry["config"], **flags))
+    return made
+
+
+def _call(entry):
+    return f"{entry['type']}({', '.join(f'{k}={v!r}' for k, v in entry['config'].items() if v is not None)})"
