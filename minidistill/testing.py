@@ -2,62 +2,31 @@
 
 `check_vjp` compares one random projection of the gradient: two evaluations of the function, whatever the size of its
 arguments (the check of HIPS autograd). `check_gradients` compares every single element with a central difference: two
-evaluations an element, so for small arrays; it is what names the wrong element. Both run in float64, where a central
-difference is good for about ten digits; in float32 it would hide a wrong gradient behind rounding.
+evaluations an element, so for small arrays. Both run in float64, where a central difference is good for about nine
+digits; in float32 it would hide a wrong gradient behind rounding.
+
+All floating arguments together are one long vector here, the `point`; a gradient is another vector of its length.
 
 Given up: one check says something about one point. A function with a kink (relu, abs, max) is to be checked away from
-it, and what it returns on the kink is for a test of its own. Read ``tensor.py`` before this file.
+it, and what it returns on the kink needs a test of its own. Read ``tensor.py`` before this file.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 
 from .tensor import Tensor
 
 STEP = 1e-5  # near the cube root of float64's precision, where truncation (STEP²) and rounding (1e-16 / STEP) balance
-TOLERANCE = 1e-7  # of the largest gradient; a good central difference is some hundred times better than that
-PRECISION = np.finfo(np.float64).eps
-
-
-@dataclass
-class _Problem:
-    """A function, the arguments that it is differentiated by (as float64), and one fixed weight for each output."""
-
-    fn: object
-    arguments: list
-    floating: list
-    weights: list
-
-    def outputs(self, arguments):
-        result = self.fn(*arguments)
-        return list(result) if isinstance(result, (list, tuple)) else [result]
-
-    def value(self, changed):
-        """The weighted sum of all outputs with other arrays in the place of the floating arguments."""
-        arguments = list(self.arguments)
-        for i, array in zip(self.floating, changed):
-            arguments[i] = Tensor(array)
-        outs = self.outputs(arguments)
-        return sum(float(np.sum(np.asarray(out) * w)) for out, w in zip(outs, self.weights))
-
-    def arrays(self):
-        return [self.arguments[i] for i in self.floating]
-
-    def rounding(self):
-        """What rounding alone can do to a central difference of the value."""
-        outs = self.outputs([Tensor(a) if i in self.floating else a for i, a in enumerate(self.arguments)])
-        size = sum(float(np.sum(np.abs(np.asarray(out) * w))) for out, w in zip(outs, self.weights))
-        return 100 * PRECISION * size / STEP
+TOLERANCE = 1e-7  # relative error; a central difference of a smooth function is a hundred times better than that
+FEW = 256  # elements that are looked at one by one, once a projection has found the gradient to be wrong
 
 
 def check_vjp(fn, *arrays, rng=0):
     """Check the gradients of a function by one random projection: two evaluations at any size.
 
-    Along a random direction v, the central difference of ``sum(w * fn(x))`` must equal the sum of ``gradient * v``,
-    for random weights w of the outputs. A wrong element is missed only if its error is orthogonal to v.
+    Along a random direction v, the central difference of ``sum(w * fn(x))`` must equal ``sum(gradient * v)``, for
+    random weights w of the outputs. A wrong gradient passes only if its error is orthogonal to v.
 
     Parameters
     ----------
@@ -72,20 +41,19 @@ def check_vjp(fn, *arrays, rng=0):
     Raises
     ------
     AssertionError
-        With the input that is worst, and in it the element, if the gradient is wrong or has another shape.
+        If the gradient is wrong, with an input and an element where it is; or if it has another shape than its array.
     TypeError
-        If there is nothing to differentiate by, or the function returns no Tensor that depends on it.
+        If there is nothing to differentiate by, or no output that depends on it.
     """
     rng = np.random.default_rng(rng)
-    problem, gradients = _differentiate(fn, arrays, rng)
-    points = problem.arrays()
-    directions = [rng.standard_normal(x.shape) for x in points]
-    there, back = ([x + sign * STEP * v for x, v in zip(points, directions)] for sign in (1, -1))
-    numeric = (problem.value(there) - problem.value(back)) / (2 * STEP)
-    analytic = sum(float(np.sum(g * v)) for g, v in zip(gradients, directions))
-    size = sum(float(np.sum(np.abs(g * v))) for g, v in zip(gradients, directions))
-    if not _close(analytic, numeric, max(size, abs(numeric)), problem.rounding()):
-        _fail(problem, gradients, f"along a random direction it is {analytic:.10g}, but fn changes by {numeric:.10g}")
+    problem = _Problem(fn, arrays, rng)
+    direction = rng.standard_normal(problem.point.shape)
+    analytic, numeric = problem.gradient @ direction, problem.slope(direction)
+    scale = np.linalg.norm(problem.gradient * direction)
+    if not _close(analytic, numeric, max(scale, abs(numeric)), problem.rounding):
+        raise _error(
+            problem, f"along a random direction it is {analytic:.8g}, but the function's slope is {numeric:.8g}"
+        )
 
 
 def check_gradients(fn, *arrays, rng=0):
@@ -101,78 +69,120 @@ def check_gradients(fn, *arrays, rng=0):
     AssertionError, TypeError
         As in `check_vjp`.
     """
-    problem, gradients = _differentiate(fn, arrays, np.random.default_rng(rng))
-    expected = _central_differences(problem)
-    scale = max((float(np.max(np.abs(n), initial=0)) for n in expected), default=0.0)
-    if not all(_close(g, n, scale, problem.rounding()) for g, n in zip(gradients, expected)):
-        _fail(problem, gradients, "an element differs from its central difference", expected)
+    problem = _Problem(fn, arrays, np.random.default_rng(rng))
+    slopes = problem.slopes(range(problem.point.size))
+    scale = np.max(np.abs(slopes), initial=0)
+    if not np.all(_close(problem.gradient, slopes, scale, problem.rounding)):
+        raise _error(problem, "it differs from the central differences")
 
 
-def _differentiate(fn, arrays, rng):
-    """The problem that ``fn`` and its arguments pose, and the gradients that the tape gives."""
-    arguments = [a if isinstance(a, (np.ndarray, Tensor)) else np.asarray(a) for a in arrays]
-    arguments = [np.asarray(a) if isinstance(a, Tensor) else a for a in arguments]
-    floating = [i for i, a in enumerate(arguments) if a.dtype.kind == "f"]
-    for i in floating:
-        arguments[i] = arguments[i].astype(np.float64, copy=False)
-    problem = _Problem(fn, arguments, floating, [])
-    tensors = [Tensor(a, requires_grad=True) if i in floating else a for i, a in enumerate(arguments)]
-    outputs = problem.outputs(tensors)
-    if not floating or not any(isinstance(out, Tensor) and out.requires_grad for out in outputs):
-        raise TypeError(
-            f"a gradient check of {_name(fn)} found nothing to check.\nAt least one argument must be a floating array, and "
-            "fn must return a Tensor computed from it.\nCompute through md.ops, operators or NumPy functions."
-        )
-    for out in outputs:
-        problem.weights.append(rng.standard_normal(np.shape(out)))
-        if out.requires_grad:
-            out.backward(problem.weights[-1])
-    for i in floating:
-        grad = tensors[i].grad
-        if grad is not None and (grad.shape != arguments[i].shape or grad.dtype != np.float64):
-            raise AssertionError(
-                f"the gradient of {_name(fn)} by input {i} has shape {grad.shape} and dtype {grad.dtype}.\nA gradient has "
-                f"those of its array: {arguments[i].shape}, float64.\nUndo broadcasting in the VJP: unbroadcast(g, shape)."
+class _Problem:
+    """A function at a point: its gradient as the tape gives it, and its slopes by central differences."""
+
+    def __init__(self, fn, arrays, rng):
+        self.fn, self.name = fn, getattr(fn, "__name__", type(fn).__name__)
+        self.arguments = [np.asarray(a) for a in arrays]
+        self.floating = [i for i, a in enumerate(self.arguments) if a.dtype.kind == "f"]
+        for i in self.floating:
+            self.arguments[i] = self.arguments[i].astype(np.float64, copy=False)
+        self.point = self._join([self.arguments[i] for i in self.floating])
+        tensors = [Tensor(a, requires_grad=True) if a.dtype.kind == "f" else a for a in self.arguments]
+        outputs = self._outputs(tensors)
+        self.weights = [rng.standard_normal(out.shape) for out in outputs]
+        self.gradient = self._differentiate(tensors, outputs)
+        # What rounding alone can do to a central difference of the weighted sum:
+        size = sum(np.sum(np.abs(out.numpy() * w)) for out, w in zip(outputs, self.weights))
+        self.rounding = 100 * np.finfo(np.float64).eps * size / STEP
+
+    def slope(self, direction):
+        """Central difference of the weighted sum of all outputs along a direction."""
+        return (self._value(self.point + STEP * direction) - self._value(self.point - STEP * direction)) / (2 * STEP)
+
+    def slopes(self, positions):
+        """Central differences by single elements of the point."""
+        result, direction = [], np.zeros_like(self.point)
+        for position in positions:
+            direction[position] = 1
+            result.append(self.slope(direction))
+            direction[position] = 0
+        return np.array(result)
+
+    def place(self, position):
+        """(number of the argument, index in it) of an element of the point."""
+        for i in self.floating:
+            shape, size = self.arguments[i].shape, self.arguments[i].size
+            if position < size:
+                return i, [int(k) for k in np.unravel_index(position, shape)]
+            position -= size
+        raise IndexError(position)
+
+    def _value(self, point):
+        arguments, ends = list(self.arguments), np.cumsum([self.arguments[i].size for i in self.floating])
+        for i, values in zip(self.floating, np.split(point, ends[:-1])):
+            arguments[i] = Tensor(values.reshape(arguments[i].shape))
+        return sum(np.sum(out.numpy() * w) for out, w in zip(self._outputs(arguments), self.weights))
+
+    def _outputs(self, arguments):
+        result = self.fn(*arguments)
+        result = list(result) if isinstance(result, (list, tuple)) else [result]
+        if not self.floating or not all(isinstance(out, Tensor) for out in result):
+            raise TypeError(
+                f"a gradient check of {self.name} found nothing to check.\nAt least one argument must be a floating "
+                "array, and the function must return Tensors.\nCompute through md.ops, operators or NumPy functions."
             )
-    return problem, [np.zeros(a.shape) if t.grad is None else np.asarray(t.grad)
-                     for t, a in ((tensors[i], arguments[i]) for i in floating)]  # fmt: skip
+        return result
 
+    def _differentiate(self, tensors, outputs):
+        for out, weight in zip(outputs, self.weights):
+            if out.requires_grad:
+                out.backward(weight)
+        gradients = []
+        for i in self.floating:
+            array, grad = self.arguments[i], tensors[i].grad
+            grad = np.zeros(array.shape) if grad is None else np.asarray(grad)
+            if grad.shape != array.shape or grad.dtype != array.dtype:
+                raise AssertionError(
+                    f"the gradient of {self.name} by input {i} has shape {grad.shape} and dtype {grad.dtype}.\n"
+                    f"A gradient has those of its array: {array.shape}, {array.dtype}.\n"
+                    "Undo broadcasting in the VJP: unbroadcast(g, shape)."
+                )
+            gradients.append(grad)
+        return self._join(gradients)
 
-def _central_differences(problem):
-    """d value / d element for every element of every floating argument."""
-    arrays, result = [np.array(a) for a in problem.arrays()], []
-    for array in arrays:
-        slopes = np.zeros(array.shape)
-        for index in np.ndindex(array.shape):
-            at = array[index]
-            array[index] = at + STEP
-            there = problem.value(arrays)
-            array[index] = at - STEP
-            slopes[index] = (there - problem.value(arrays)) / (2 * STEP)
-            array[index] = at
-        result.append(slopes)
-    return result
+    @staticmethod
+    def _join(arrays):
+        return np.concatenate([np.zeros(0), *(a.reshape(-1) for a in arrays)])
 
 
 def _close(analytic, numeric, scale, rounding):
-    """Equal up to what a central difference can tell; NaN and inf never are."""
-    return bool(np.all(np.abs(analytic - numeric) <= TOLERANCE * scale + rounding))
+    """Equal up to what a central difference can tell. NaN and inf never are."""
+    return np.abs(analytic - numeric) <= TOLERANCE * scale + rounding
 
 
-def _fail(problem, gradients, what, expected=None):
-    if expected is None:
-        expected = _central_differences(problem)
-    errors = [np.nan_to_num(np.abs(g - n), nan=np.inf) for g, n in zip(gradients, expected)]
-    worst = max(range(len(errors)), key=lambda i: np.max(errors[i], initial=0))
-    wrong = int(np.sum(errors[worst] > TOLERANCE * np.max(np.abs(expected[worst]), initial=0) + problem.rounding()))
-    index = tuple(int(i) for i in np.unravel_index(np.argmax(errors[worst]), errors[worst].shape))
-    raise AssertionError(
-        f"the gradient of {_name(problem.fn)} is wrong: {what}.\nWorst is input {problem.floating[worst]} of shape "
-        f"{errors[worst].shape} at element {list(index)}: the VJP gives {gradients[worst][index]:.10g}, the central "
-        f"difference {expected[worst][index]:.10g} ({wrong} of {errors[worst].size} elements of this input are off).\n"
-        f"Correct the VJP of this input. (x there is {problem.arrays()[worst][index]:.10g}; on a kink no difference is right.)"
+def _suspects(problem):
+    """Few elements with a wrong one among them: of two halves, keep the one whose projection is further off."""
+    rng, positions = np.random.default_rng(0), np.arange(problem.point.size)
+    while positions.size > FEW:
+        errors = []
+        for half in np.array_split(positions, 2):
+            direction = np.zeros_like(problem.point)
+            direction[half] = rng.standard_normal(half.size)
+            error = abs(problem.gradient @ direction - problem.slope(direction))
+            errors.append((np.nan_to_num(error, nan=np.inf), half))
+        positions = max(errors, key=lambda pair: pair[0])[1]
+    return positions
+
+
+def _error(problem, what):
+    """The AssertionError that says where the gradient is wrong."""
+    positions = _suspects(problem)
+    slopes = problem.slopes(positions)
+    errors = np.nan_to_num(np.abs(problem.gradient[positions] - slopes), nan=np.inf)
+    worst = int(np.argmax(errors))
+    argument, index = problem.place(positions[worst])
+    return AssertionError(
+        f"the gradient of {problem.name} is wrong: {what}.\nAt element {index} of input {argument}, of shape "
+        f"{problem.arguments[argument].shape} and here {problem.point[positions[worst]]:.8g}, the VJP gives "
+        f"{problem.gradient[positions[worst]]:.8g} and the central difference {slopes[worst]:.8g}.\n"
+        "Correct the VJP for this input, or move the point off a kink, where no difference is right."
     )
-
-
-def _name(fn):
-    return getattr(fn, "__name__", type(fn).__name__)
