@@ -10,7 +10,7 @@ import functools
 
 import numpy as np
 
-from .tensor import RowSparse, Tensor
+from .tensor import Tensor, gradients, recording
 
 
 def flatten(tree):
@@ -43,15 +43,16 @@ def value_and_grad(fn):
     Parameters
     ----------
     fn : callable
-        Its first argument is an array, a Tensor, or nested lists, tuples and dicts of them; it must return a scalar
-        Tensor, or (as a plain NumPy function would) a number that was computed from the first argument alone by
-        NumPy functions. Further arguments are passed through and get no gradient.
+        Its first argument is an array, a Tensor, or nested lists, tuples and dicts of them. It must return one number,
+        computed from the first argument by operators, NumPy functions or ``md.ops``: then it is a Tensor. Further
+        arguments are passed through and get no gradient.
 
     Returns
     -------
     callable
         Same arguments. Returns the value (float) and the gradients: dense ndarrays in the nesting of the first
-        argument, zeros for what the value does not depend on.
+        argument, zeros for what the value does not depend on. No ``.grad`` is touched, and `no_grad` outside of the
+        call does not reach into it.
 
     Raises
     ------
@@ -62,16 +63,19 @@ def value_and_grad(fn):
     @functools.wraps(fn)
     def wrapped(params, *args, **kwargs):
         tensors = [_leaf(leaf) for leaf in flatten(params)]
-        value = fn(unflatten(params, tensors), *args, **kwargs)
+        with recording(True):
+            value = fn(unflatten(params, tensors), *args, **kwargs)
         if not (isinstance(value, Tensor) and value.size == 1):
             shape = getattr(value, "shape", type(value).__name__)
             raise TypeError(
-                f"md.grad differentiated a function that returned {shape}.\nIt must return one number, computed from its "
-                "first argument through md.ops, operators or NumPy functions.\nReduce it: return loss.mean()."
+                f"md.grad differentiated a function that returned {shape}.\nIt must return one number, computed from "
+                "its first argument through md.ops, operators or NumPy functions.\nReduce it: return loss.mean()."
             )
-        if value.requires_grad:
-            value.backward()
-        return value.item(), unflatten(params, [_dense(t) for t in tensors])
+        result = {id(t): np.zeros_like(t.data) for t in tensors}
+        for end, g in gradients(value, None) if value.requires_grad else ():
+            if id(end) in result:
+                result[id(end)] = np.array(g)
+        return value.item(), unflatten(params, [result[id(t)] for t in tensors])
 
     return wrapped
 
@@ -95,9 +99,3 @@ def _leaf(value):
             "Convert it (array.astype(np.float32)), or pass it as a later argument."
         )
     return Tensor(array, requires_grad=True)
-
-
-def _dense(tensor):
-    if tensor.grad is None:
-        return np.zeros_like(tensor.data)
-    return np.asarray(tensor.grad) if isinstance(tensor.grad, RowSparse) else tensor.grad

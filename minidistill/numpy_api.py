@@ -1,8 +1,8 @@
 """NumPy's functions and Python's operators on tensors: which operation answers to which name.
 
 ``np.mean(h, axis=0)`` on a Tensor arrives at ``Tensor.__array_function__`` (NumPy Enhancement Proposal 18), and
-``np.maximum(h, 0)`` at ``__array_ufunc__`` (NEP 13). Both look the function up in the two tables that are filled here.
-A function in neither table raises: a result without its gradient would be silently wrong.
+``np.maximum(h, 0)`` at ``__array_ufunc__`` (NEP 13). Both look the function up in two tables. A function in neither
+raises: a result without its gradient would be silently wrong.
 """
 
 from __future__ import annotations
@@ -10,15 +10,27 @@ from __future__ import annotations
 import numpy as np
 
 from .ops import activation, elementwise, linear, reduction, shape
-from .tensor import NUMPY_CONSTANT, NUMPY_OPS, Tensor
+from .tensor import Tensor
 
 
 def dot(a, b):
-    """``np.dot`` for scalars, vectors and matrices."""
+    """``np.dot`` for scalars, vectors and matrices, and for a stack of matrices on the left."""
+    if np.ndim(a) > 1 and np.ndim(b) > 2:
+        raise TypeError(
+            f"np.dot was called on a Tensor, with shapes {np.shape(a)} and {np.shape(b)}.\nOf two stacks it multiplies "
+            "every pair of matrices, which is rarely meant and has no derivative here.\nMultiply one by one: a @ b."
+        )
     return elementwise.multiply(a, b) if np.ndim(a) == 0 or np.ndim(b) == 0 else linear.matmul(a, b)
 
 
-NUMPY_OPS.update({
+def take(x, ids, axis=None):
+    """``np.take``: of all elements in a row, or along an axis."""
+    if axis is None:
+        return shape.getitem(shape.reshape(x, -1), np.asarray(ids))
+    return shape.getitem(x, (slice(None),) * (axis % np.ndim(x)) + (np.asarray(ids),))
+
+
+OPERATIONS = {
     np.add: elementwise.add,
     np.subtract: elementwise.subtract,
     np.multiply: elementwise.multiply,
@@ -28,7 +40,7 @@ NUMPY_OPS.update({
     np.negative: elementwise.negative,
     np.exp: elementwise.exp,
     np.log: elementwise.log,
-    np.log1p: lambda x: elementwise.log(1 + x),
+    np.log1p: elementwise.log1p,
     np.sqrt: elementwise.sqrt,
     np.absolute: elementwise.absolute,
     np.tanh: activation.tanh,
@@ -56,15 +68,45 @@ NUMPY_OPS.update({
     np.concatenate: shape.concatenate,
     np.stack: shape.stack,
     np.split: shape.split,
-    np.take: lambda x, ids, axis=0: shape.getitem(x, (slice(None),) * (axis % x.ndim) + (np.asarray(ids),)),
-})  # fmt: skip
+    np.take: take,
+}
 
 # Their results are counts, orders, shapes or truth values: there is nothing to differentiate.
-NUMPY_CONSTANT.update({
+CONSTANT = {
     np.less, np.less_equal, np.greater, np.greater_equal, np.equal, np.not_equal, np.isfinite, np.isnan, np.isinf,
     np.sign, np.floor, np.ceil, np.rint, np.argmax, np.argmin, np.argsort, np.shape, np.ndim, np.size, np.all, np.any,
     np.allclose, np.isclose, np.array_equal, np.zeros_like, np.ones_like, np.empty_like, np.full_like, np.count_nonzero,
-})  # fmt: skip
+}  # fmt: skip
+
+
+def _array_ufunc(self, ufunc, method, *inputs, out=None, **kwargs):
+    if method != "__call__" or out is not None:
+        how = f"np.{ufunc.__name__}(..., out=...)" if out is not None else f"np.{ufunc.__name__}.{method}"
+        raise TypeError(
+            f"{how} was called on a Tensor.\nOnly plain calls can be recorded; writing into `out` (as `array += "
+            "tensor` does) can not.\nUse the plain function, or take the values first: tensor.numpy()."
+        )
+    return _array_function(self, ufunc, (), inputs, kwargs)
+
+
+def _array_function(self, function, types, args, kwargs):
+    if function in OPERATIONS:
+        return OPERATIONS[function](*args, **kwargs)
+    if function in CONSTANT:
+        return function(*_to_arrays(args), **_to_arrays(kwargs))
+    raise TypeError(
+        f"np.{function.__name__} was called on a Tensor.\nIt has no derivative here: a silent one would be wrong.\n"
+        "Compose it from functions in md.ops, or take the values off the tape: tensor.numpy()."
+    )
+
+
+def _to_arrays(value):
+    """Nested arguments with every Tensor replaced by its array."""
+    if isinstance(value, Tensor):
+        return value.data
+    if isinstance(value, (list, tuple)):
+        return [_to_arrays(v) for v in value]
+    return {k: _to_arrays(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def _reflected(operation):
@@ -75,8 +117,13 @@ def _constant(function):
     return lambda self, other: function(self.data, other.data if isinstance(other, Tensor) else other)
 
 
+def _transpose(self, *axes):
+    return shape.transpose(self, axes[0] if axes and np.ndim(axes[0]) else axes or None)
+
+
 def _install():
     """Give Tensor its operators and methods."""
+    Tensor.__array_ufunc__, Tensor.__array_function__ = _array_ufunc, _array_function
     for name, operation in {
         "add": elementwise.add,
         "sub": elementwise.subtract,
@@ -96,7 +143,7 @@ def _install():
     for operation in (reduction.sum, reduction.mean, reduction.max, reduction.min, reduction.var, reduction.std,
                       shape.reshape, shape.squeeze, shape.swapaxes, elementwise.clip):  # fmt: skip
         setattr(Tensor, operation.__name__, operation)
-    Tensor.transpose = lambda self, *axes: shape.transpose(self, axes or None)
+    Tensor.transpose = _transpose
     Tensor.T = property(shape.transpose)
 
 

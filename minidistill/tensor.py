@@ -15,6 +15,7 @@ gradients do not exist; and a tensor holds float32 or float64, nothing else.
 
 from __future__ import annotations
 
+import weakref
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -22,19 +23,20 @@ import numpy as np
 
 _recording: ContextVar[bool] = ContextVar("minidistill_recording", default=True)
 
-# NumPy function -> our operation, and the NumPy functions that carry no gradient. ops/ fills both.
-NUMPY_OPS: dict = {}
-NUMPY_CONSTANT: set = set()
-
 
 @contextmanager
-def no_grad():
-    """Record nothing inside this block. Holds for the current thread and context only; also a decorator."""
-    token = _recording.set(False)
+def recording(on):
+    """Write the operations inside this block on the tape, or do not. For the current thread and context only."""
+    token = _recording.set(on)
     try:
         yield
     finally:
         _recording.reset(token)
+
+
+def no_grad():
+    """Record nothing inside this block. Holds for the current thread and context only; also a decorator."""
+    return recording(False)
 
 
 class Version:
@@ -202,10 +204,10 @@ class Tensor:
         return Tensor(self)
 
     def __array__(self, dtype=None, copy=None):
-        return np.array(self._data, dtype=dtype, copy=copy) if copy else np.asarray(self._data, dtype)
+        return np.asarray(self._data, dtype, copy=copy)
 
     def __float__(self):
-        return float(self._data)
+        return self.item()
 
     def __bool__(self):
         return bool(self._data)
@@ -227,31 +229,16 @@ class Tensor:
             "recorded before it.\nUse np.where(mask, new, x), or build a new array and wrap it: md.Tensor(array)."
         )
 
-    # ---- NumPy functions -----------------------------------------------------------------------------------------
-    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
-        if method != "__call__" or out is not None:
-            how = f"np.{ufunc.__name__}(..., out=...)" if out is not None else f"np.{ufunc.__name__}.{method}"
-            raise TypeError(
-                f"{how} was called on a Tensor.\nOnly plain calls can be recorded; writing into `out` (as `array += "
-                "tensor` does) can not.\nUse the plain function, or take the values first: tensor.numpy()."
-            )
-        return self.__array_function__(ufunc, (), inputs, kwargs)
-
-    def __array_function__(self, function, types, args, kwargs):
-        if function in NUMPY_OPS:
-            return NUMPY_OPS[function](*args, **kwargs)
-        if function in NUMPY_CONSTANT:
-            return function(*_to_arrays(args), **_to_arrays(kwargs))
-        raise TypeError(
-            f"np.{function.__name__} was called on a Tensor.\nIt has no derivative here: a silent one would be wrong.\n"
-            "Compose it from functions in md.ops, or take the values off the tape: tensor.numpy()."
-        )
+    def __reduce_ex__(self, protocol):
+        """Copies and pickles are leaves: the values without the tape, which may be long and holds functions."""
+        make, arguments, (attributes, slots), *rest = super().__reduce_ex__(protocol)
+        return make, arguments, (attributes, slots | {"_node": None}), *rest
 
     # ---- differentiation -----------------------------------------------------------------------------------------
     def retain_grad(self):
         """Keep the gradient of this intermediate result in ``.grad`` too. Returns the tensor."""
         if self._node is not None:
-            self._node.retain_for = self
+            self._node.retain_for = weakref.ref(self)  # weak: a cycle would keep the tape until Python looks for cycles
         return self
 
     def backward(self, upstream=None):
@@ -270,14 +257,14 @@ class Tensor:
         """
         handed_out: set[int] = set()
         for end, g in gradients(self, upstream):
-            tensor = end.retain_for if isinstance(end, Node) else end
+            tensor = end if isinstance(end, Tensor) else end.retain_for and end.retain_for()
             if tensor is None:
                 continue
             if tensor.grad is not None:
-                tensor.grad = tensor.grad + g
+                tensor.grad = _as_gradient(tensor.grad + g)
             else:
                 # Two leaves may be handed one array (z = x + y), or a view of another's: each gets its own.
-                shared = isinstance(g, np.ndarray) and (g.base is not None or id(g) in handed_out or g is upstream)
+                shared = isinstance(g, np.ndarray) and (g.base is not None or id(g) in handed_out)
                 tensor.grad = g.copy() if shared else g
                 handed_out.add(id(tensor.grad))
 
@@ -314,6 +301,8 @@ def record(op, data, inputs, vjp, saves=None):
         out._node = None
         return out
     parents = tuple((x._node or x) if x.requires_grad else None for x in inputs)
+    if isinstance(vjp, tuple):  # what nobody will call must not keep its arrays alive
+        vjp = tuple(f if parent is not None else None for parent, f in zip(parents, vjp))
     saved = tuple((x._version, x._version.count) for x in (inputs if saves is None else saves))
     out._node = Node(op, parents, vjp, saved, out._data)
     return out
@@ -348,6 +337,7 @@ def gradients(output, upstream):
         g = gradients.pop(id(end), None)
         if g is None:  # every VJP on the way here returned None
             continue
+        g = _as_gradient(g)
         yield end, g
         if isinstance(end, Tensor):
             continue
@@ -357,6 +347,11 @@ def gradients(output, upstream):
             gradient = gradient.astype(parent.dtype, copy=False)
             before = gradients.get(id(parent))
             gradients[id(parent)] = gradient if before is None else before + gradient
+
+
+def _as_gradient(g):
+    """NumPy's arithmetic on zero-dimensional arrays gives scalars; a gradient is an array (or a RowSparse) always."""
+    return g if isinstance(g, RowSparse) else np.asarray(g)
 
 
 def _check_upstream(output, upstream):
@@ -372,11 +367,11 @@ def _check_upstream(output, upstream):
                 "upstream one.\nReduce it first, x.sum().backward(), or pass x.backward(upstream) of its shape."
             )
         return np.ones_like(output._data)
-    upstream = np.asarray(upstream, output.dtype)
+    upstream = np.array(upstream, output.dtype)  # a copy: it may end up as somebody's .grad
     if upstream.shape != output.shape:
         raise ValueError(
-            f"backward(upstream) got shape {upstream.shape} for a tensor of shape {output.shape}.\nThe two must be equal."
-            "\nBroadcast it first: np.broadcast_to(upstream, x.shape)."
+            f"backward(upstream) got shape {upstream.shape} for a tensor of shape {output.shape}.\n"
+            "The two must be equal.\nBroadcast it first: np.broadcast_to(upstream, x.shape)."
         )
     return upstream
 
@@ -402,15 +397,6 @@ def as_tensor(value, like=None):
     if like is not None and isinstance(value, (int, float)):  # Python scalars are weak
         value = np.asarray(value, like.dtype)
     return Tensor(value if like is None else as_float_array(value, like.dtype))
-
-
-def _to_arrays(value):
-    """Nested arguments with every Tensor replaced by its array."""
-    if isinstance(value, Tensor):
-        return value._data
-    if isinstance(value, (list, tuple)):
-        return type(value)(_to_arrays(v) for v in value)
-    return {k: _to_arrays(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def memory_of(array):

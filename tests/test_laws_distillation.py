@@ -103,6 +103,12 @@ def test_objectives_add_up_to_the_loss():
     assert parts.item() == pytest.approx(distill.kd_loss(z, teacher, y).item(), rel=1e-14)
 
 
+def test_the_teacher_gets_no_gradient():
+    teacher = md.Tensor(logits(1), requires_grad=True)
+    loss_and_gradient(logits(0), teacher, labels())
+    assert teacher.grad is None
+
+
 def networks(seed=0, width=8):
     teacher = nn.Sequential(nn.Dense(64, 32, activation="relu"), nn.Dropout(0.5), nn.Dense(32, 10), rng=seed)
     student = nn.Sequential(nn.Dense(64, width, activation="relu"), nn.Dense(width, 10), rng=seed + 1)
@@ -123,6 +129,54 @@ def test_the_teacher_is_unchanged_to_the_byte_and_the_student_learns(digits):
     assert {name: array.tobytes() for name, array in teacher.state_dict().items()} == before
     assert teacher.training and all(p.grad is None for p in teacher.parameters())
     assert agreement[1] > 0.9 > agreement[0]
+
+
+def test_one_epoch_moves_every_parameter_of_the_student(digits):
+    teacher, student = networks()
+    before = student.state_dict()
+    distill.distill(teacher, student, digits, epochs=1, progress=False, rng=0)
+    for name, array in student.state_dict().items():
+        assert not np.array_equal(array, before[name]), name
+
+
+def test_a_student_that_equals_its_teacher_stays_what_it_is(digits):
+    teacher, _ = networks()
+    teacher = nn.Sequential(teacher.layers[0], teacher.layers[2])  # without dropout, which would make them differ
+    student = teacher.copy()
+    history = distill.distill(teacher, student, digits, alpha=1.0, epochs=2, progress=False, rng=0)
+    assert history["loss"] == [0.0, 0.0]
+    for name, array in student.state_dict().items():
+        assert np.array_equal(array, teacher.state_dict()[name]), name
+
+
+def test_alpha_zero_is_exactly_fit(digits):
+    teacher, first = networks()
+    second = first.copy()
+    distilled = distill.distill(teacher, first, digits, alpha=0.0, epochs=3, validation=0.2, progress=False, rng=5)
+    fitted = md.fit(second, digits, loss=losses.cross_entropy, epochs=3, validation=0.2, progress=False, rng=5)
+    assert distilled["loss"] == fitted["loss"]
+    assert distilled["validation_loss"] == fitted["validation_loss"]
+    assert all(np.array_equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values()))
+
+
+def test_teacher_and_student_see_the_same_batches_whatever_shuffling_and_augmentation_do(digits):
+    teacher, student = networks()
+    seen = {teacher: [], student: []}
+
+    def note(module, inputs, output):
+        if module in seen:
+            seen[module].append((np.array(inputs[0]), module.is_training()))
+        return output
+
+    with nn.watch(note):
+        distill.distill(teacher, student, digits, epochs=2, progress=False, rng=0,
+                        augment=lambda x, rng: x + rng.normal(size=x.shape).astype(np.float32))  # fmt: skip
+    batches = 2 * -(-len(digits) // 32)
+    for (x, teacher_trains), (same, student_trains) in zip(seen[teacher][-batches:], seen[student][-batches:]):
+        assert np.array_equal(x, same)
+        assert (teacher_trains, student_trains) == (False, True)
+    firsts = [x[0] for x, _ in seen[teacher][-batches:]]
+    assert len({x.tobytes() for x in firsts}) == batches  # no two batches are equal: there was something to mix up
 
 
 def test_the_teacher_answers_in_eval_mode_for_the_batch_that_the_student_sees(digits):
@@ -158,6 +212,11 @@ def test_distillation_keeps_masks(digits):
 
 def test_validation_without_labels_is_agreement_with_the_teacher(digits):
     teacher, student = networks()
+    unlabelled = Dataset(digits.x, None)
+    twin = nn.Sequential(*teacher.copy().layers[::2])  # without dropout, so that it starts and stays equal
+    history = distill.distill(nn.Sequential(*teacher.layers[::2]), twin, unlabelled, alpha=1.0, epochs=1,
+                              validation=unlabelled, progress=False, rng=0)  # fmt: skip
+    assert history["validation_accuracy"] == [1.0]
     history = distill.distill(teacher, student, Dataset(digits.x, None), alpha=1.0, epochs=3, validation=0.2,
                               progress=False, rng=0)  # fmt: skip
     assert 0 <= history["validation_accuracy"][-1] <= 1 and len(history) == 3
@@ -170,11 +229,11 @@ def test_validation_without_labels_is_agreement_with_the_teacher(digits):
         (lambda t, s, d: distill.distill(t, s, Dataset(d.x, None)), "without labels"),
         (lambda t, s, d: distill.distill(t, s, d, alpha=1.5), "alpha = 1.5"),
         (lambda t, s, d: distill.distill(t, s, d, temperature=0), "temperature = 0"),
-        (lambda t, s, d: distill.distill(t, s, d, objective=[]), "empty list of objectives"),
-        (lambda t, s, d: distill.distill(t, nn.Dense(64, 5), d), "10 outputs and a student with 5"),
+        (lambda t, s, d: distill.distill(t, s, d, objective=[]), r"objective = \[\]"),
+        (lambda t, s, d: distill.distill(t, nn.Dense(64, 5), d), r"\(1, 10\) for one.*\(1, 5\)"),
         (lambda t, s, d: distill.distill(t, s, d, optimizer=optim.SGD(t.parameters(), 0.1)), "none of which belong"),
         (lambda t, s, d: distill.kd_loss(md.Tensor(logits(0)), logits(1)), "no labels, and alpha = 0.9"),
-        (lambda t, s, d: distill.kd_loss(md.Tensor(logits(0)), softmax(logits(1)), alpha=1), "probabilities where"),
+        (lambda t, s, d: distill.kd_loss(md.Tensor(logits(0)), softmax(logits(1)), alpha=1), "probabilities as"),
         (lambda t, s, d: distill.kd_loss(md.Tensor(logits(0)), logits(1)[:, :3], alpha=1), r"\(12, 7\) and teacher"),
     ],
 )  # fmt: skip

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minidistill as md
-from minidistill import datasets, losses, nn, optim, prune
+from minidistill import datasets, losses, nn, optim, prune, quantize
+from minidistill.prune.masks import lowest
 
 
 def network(seed=0, dtype=np.float32):
@@ -32,6 +33,15 @@ def test_exactly_the_rounded_share_is_removed_ties_included(seed, sparsity, valu
     else:
         assert sum(counts) == round(sparsity * 480)
     assert all(np.all(layer.weight.data[m] == 0) for layer, m in zip(model.layers, masked(model)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=40), st.data())
+def test_of_equal_scores_the_first_go(scores, data):
+    count = data.draw(st.integers(0, len(scores)))
+    scores = np.array(scores, np.float32)
+    expected = np.argsort(scores, kind="stable")[:count]
+    assert sorted(lowest(scores, count)) == sorted(expected)
 
 
 def test_the_smallest_go_first_over_all_layers():
@@ -98,15 +108,20 @@ def test_pruning_again_counts_what_is_masked_already():
     assert sum(m.sum() for m in masked(model)) == 360
     assert all(np.all(new[old]) for new, old in zip(masked(model), first))
     assert all(len(layer.weight.constraints) == 1 for layer in model.layers)
-    with pytest.raises(ValueError, match=r"0\.7500 of the weights are masked already"):
+    with pytest.raises(ValueError, match=r"0\.7500 is masked already"):
         prune.magnitude(model, 0.5)
 
 
-def test_threshold_masks_what_is_below():
+def test_threshold_masks_what_is_below_and_adds_to_the_mask():
     model = network()
-    before = model.layers[0].weight.data.copy()
-    prune.threshold(model, 0.1)
-    assert np.array_equal(masked(model)[0], np.abs(before) < 0.1)
+    before = np.abs(model.layers[0].weight.data)
+    exactly = float(np.sort(before.ravel())[100])
+    prune.threshold(model, exactly, layers="0")
+    assert np.array_equal(~model.layers[0].weight.constraints[0].kept, before < exactly)
+    assert model.layers[1].weight.constraints == []
+    assert prune.sparsity(model).layers["0"].masked == 100  # the weight of exactly this size is kept
+    prune.threshold(model, 0.0)
+    assert prune.sparsity(model).layers["0"].masked == 100
 
 
 def test_biases_are_never_pruned_and_layers_can_be_chosen():
@@ -120,9 +135,20 @@ def test_biases_are_never_pruned_and_layers_can_be_chosen():
 def test_the_report_counts():
     model = network()
     prune.magnitude(model, 0.25, per_layer=True)
-    lines = str(prune.sparsity(model)).splitlines()
-    assert lines[1].split() == ["0", "80", "320", "25.00%"]
-    assert lines[-1].split() == ["total", "120", "480", "25.00%"]
+    model.layers[1].weight.data[masked(model)[1] == 0] *= np.arange(120) > 0  # one kept weight happens to be 0
+    report = prune.sparsity(model)
+    assert report.layers == {"0": (320, 80, 80), "1": (160, 41, 40)}
+    assert report.total == (480, 121, 120)
+    assert report.sparsity == 121 / 480
+    lines = repr(report).splitlines()
+    assert lines[0].split() == ["layer", "weights", "zero", "masked", "sparsity"]
+    assert lines[1].split() == ["0", "320", "80", "80", "25.00%"]
+    assert lines[-1].split() == ["total", "480", "121", "120", "25.21%"]
+    sparse = prune.sparsity(prune.to_sparse(model))  # of the weights that the dense layer would have
+    assert sparse.layers == report.layers
+    integer = quantize.post_training(model, np.ones((2, 20), np.float32))
+    assert prune.sparsity(integer).total.zeros >= 121  # counted in the int8 array
+    assert prune.sparsity(nn.Embedding(3, 2)).total == (0, 0, 0)
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "gelu", "softmax"])
@@ -135,13 +161,13 @@ def test_a_sparse_layer_computes_what_the_masked_one_does(activation, batch):
     np.testing.assert_allclose(md.predict(sparse, x), md.predict(model, x), rtol=1e-5, atol=1e-6)
     kept = round(0.2 * 480)
     assert sum(layer.values.size for layer in sparse.layers) == kept
-    assert sparse.layers[0].columns.dtype == np.uint16
+    assert sparse.layers[0].columns.dtype == np.uint8
     assert isinstance(model.layers[0], nn.Dense)  # the original is as it was
 
 
 def test_only_masked_layers_become_sparse_and_none_is_an_error():
     model = network()
-    with pytest.raises(ValueError, match="no masked layer"):
+    with pytest.raises(ValueError, match="no masked Dense layer"):
         prune.to_sparse(model)
     prune.magnitude(model, 0.9, layers=["1"])
     sparse = prune.to_sparse(model)

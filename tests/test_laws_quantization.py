@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 import minidistill as md
 from minidistill import datasets, nn, ops, prune, quantize
-from minidistill.kernels import dequantize
+from minidistill.kernels import dequantize, int8_matmul
 from minidistill.kernels import quantize as to_integers
-from minidistill.quantize.affine import ACCUMULATOR_MAX, room_for_bias
+from minidistill.quantize.affine import ACCUMULATOR_MAX
 
 FINITE = st.floats(-(2.0**100), 2.0**100, width=32)
 
@@ -27,12 +27,31 @@ def test_zero_is_exact_and_every_value_of_the_range_is_within_half_a_step(a, b):
     assert error.max() <= float(scale) * 1.001
 
 
+@pytest.mark.parametrize(("low", "high", "scale", "zero_point"), [
+    (0, 255, 1.0, 0),
+    (-255, 0, 1.0, 255),
+    (-100, 155, 1.0, 100),
+    (51, 102, 0.4, 0),  # widened to hold 0
+    (-127.5, 127.5, 1.0, 128),  # half to even
+])  # fmt: skip
+def test_known_scales(low, high, scale, zero_point):
+    assert quantize.activation_scale(low, high) == (pytest.approx(scale, rel=1e-7), zero_point)
+
+
 @settings(max_examples=100, deadline=None)
 @given(FINITE, FINITE)
 def test_quantizing_what_was_dequantized_gives_the_same_integer(a, b):
     scale, zero_point = quantize.activation_scale(min(a, b), max(a, b))
     q = np.arange(256, dtype=np.uint8)
     assert np.array_equal(to_integers(dequantize(q, scale, zero_point), scale, zero_point, 0, 255), q)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(2.0**-120, 2.0**100, width=32), min_size=1, max_size=8))
+def test_the_same_holds_for_weights_with_a_scale_for_each_column(scales):
+    scales = np.array(scales, np.float32)
+    q = np.repeat(np.arange(-127, 128, dtype=np.int8)[:, None], len(scales), axis=1)
+    assert np.array_equal(to_integers(dequantize(q, scales, 0), scales, 0, -127, 127), q)
 
 
 @pytest.mark.parametrize("value", [0.0, 3.7, -2.5])
@@ -88,6 +107,31 @@ def test_the_integer_layer_equals_its_simulation_bit_for_bit(k, n, batch, seed):
     assert np.array_equal(layer(x).numpy(), simulated)
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 518), st.integers(1, 20), st.integers(0, 2**31))
+def test_float32_simulates_it_too_as_long_as_its_sums_are_exact(k, n, seed):
+    """Whole numbers below 2**24 are exact in float32, in any order of addition: up to 518 products of 255 * 127."""
+    rng = np.random.default_rng(seed)
+    q, weight = rng.integers(0, 256, (5, k), dtype=np.uint8), rng.integers(-127, 128, (k, n), dtype=np.int8)
+    q[0], weight[:, 0] = 255, 127  # the extremes
+    assert np.array_equal(int8_matmul(q, weight, 0), q.astype(np.float32) @ weight.astype(np.float32))
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+def test_a_whole_integer_model_equals_its_simulation_bit_for_bit(activation):
+    layers = [calibrated(20, 30, activation)[1], calibrated(30, 10, seed=1)[1]]
+    x = calibrated(20, 30)[2]
+    simulated = x
+    for layer in layers:
+        scale, zero_point = layer.input_scale[0], int(layer.input_zero_point[0])
+        q = np.clip(np.rint(simulated / scale) + np.float32(zero_point), 0, 255)
+        sums = (q - zero_point) @ layer.weight.astype(np.float32) + layer.bias.astype(np.float64)  # K is below 518
+        simulated = sums.astype(np.float32) * (scale * layer.weight_scale)
+        if layer.activation:
+            simulated = ops.ACTIVATIONS[layer.activation](simulated)[0]
+    assert np.array_equal(md.predict(nn.Sequential(*layers), x), simulated)
+
+
 @pytest.mark.parametrize("activation", ["relu", "sigmoid", "gelu", None])
 def test_the_integer_layer_is_close_to_the_float_one(activation):
     dense, layer, x = calibrated(64, 32, activation)
@@ -110,17 +154,35 @@ def test_extreme_inputs_cannot_overflow_the_accumulator():
     sums = layer.integer_sums(np.ones((1, k), np.float32))
     assert int(sums[0, 0]) == 255 * int(layer.weight.astype(np.int64).sum()) + int(layer.bias[0])
     with pytest.raises(ValueError, match="do not fit"):
-        room_for_bias(np.ones(1, np.float32), np.zeros(1, np.float32), np.float32(1), 66_312)
+        quantize.weight_scales(np.ones((66_312, 1), np.float32))
 
 
-def test_a_column_of_zeros_with_a_bias_keeps_its_bias():
+@pytest.mark.parametrize("high", [1e-3, 1.0, 1e4])
+def test_a_column_of_zeros_with_a_bias_keeps_its_bias(high):
     dense = nn.Dense(4, 2, rng=0)
     dense.weight.assign(np.zeros((4, 2)))
     dense.bias.assign([1e5, -3.25])
     observer = quantize.MinMax()
-    observer.see(np.array([0.0, 1e-3]))
+    observer.see(np.array([0.0, high]))
     layer = quantize.QuantizedDense.from_dense(dense, observer)
-    np.testing.assert_allclose(layer(np.zeros((1, 4), np.float32)).numpy()[0], [1e5, -3.25], rtol=1e-5)
+    np.testing.assert_allclose(layer(np.zeros((1, 4), np.float32)).numpy()[0], [1e5, -3.25], rtol=2e-7)
+
+
+@pytest.mark.parametrize("input_size", [1e-30, 1e-3, 1.0, 1e6, 1e30])
+def test_columns_of_any_size_are_quantized_without_overflow_or_underflow(input_size):
+    """Weights that decay has shrunk to almost nothing, beside others; every warning is an error here."""
+    dense = nn.Dense(16, 5, rng=0)
+    sizes = np.array([1e-42, 1e-36, 1e-10, 1.0, 1e6], np.float32)
+    dense.weight.assign(np.linspace(-1, 1, 16, dtype=np.float32)[:, None] * sizes)
+    dense.bias.assign([0, 0, 0, 0.5, -1e7])
+    x = np.linspace(-input_size, input_size, 64, dtype=np.float32).reshape(4, 16)
+    observer = quantize.MinMax()
+    observer.see(x)
+    layer = quantize.QuantizedDense.from_dense(dense, observer)
+    exact = x.astype(np.float64) @ dense.weight.data.astype(np.float64) + dense.bias.data
+    step = 16 * (float(layer.input_scale[0]) * sizes + input_size * layer.weight_scale.astype(np.float64))
+    bias_step = layer.sum_scale().astype(np.float64) + 1e-6 * np.abs(dense.bias.data)
+    assert np.all(np.abs(layer(x).numpy() - exact) <= step + bias_step + 1e-37)
 
 
 def trained():
@@ -178,9 +240,12 @@ def test_what_cannot_be_calibrated_raises():
     with pytest.raises(ValueError, match="used before it was calibrated"):
         quantize.QuantizedDense(4, 3)(np.zeros((1, 4), np.float32))
     model.layers[0].weight.assign(np.full((4, 3), 3e38))
-    with np.errstate(over="ignore", invalid="ignore"), pytest.raises(ValueError, match="activations that are NaN or infinite"):
+    with (
+        np.errstate(over="ignore", invalid="ignore"),
+        pytest.raises(ValueError, match="NaN or infinity in the input of layer '1'"),
+    ):
         quantize.post_training(model, np.ones((2, 4), np.float32))
-    with pytest.raises(ValueError, match="uncalibrated layer"):
+    with pytest.raises(ValueError, match="calibration never reached it"):
         quantize.MinMax().scale()
 
 

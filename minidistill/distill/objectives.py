@@ -1,15 +1,18 @@
 """Objectives: terms of a distillation loss that add up. Each is a small object over a pure function.
 
-An objective is called with an `Exchange`, what student and teacher made of one batch, and returns a scalar Tensor.
-``needs_labels`` says whether it uses the labels. Parameters of its own would be trained with the student (none has any yet).
+An objective is called with an `Exchange`, what student and teacher made of one batch, and returns a scalar Tensor. Its
+attribute ``needs_labels`` says whether it reads the labels. Temperature and weight are plain attributes, so that a
+callback can change them while training runs. Read ``kd.py`` before this file.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from .. import losses
-from .kd import check_temperature, soft_loss
+from .kd import check_settings, soft_loss
 
 
 @dataclass
@@ -22,7 +25,7 @@ class Exchange:
         Logits, on the tape.
     teacher : ndarray, shape (N, C)
         Logits for the same inputs.
-    labels : ndarray of int, shape (N,), or None
+    labels : ndarray of int, shape (N,), or of float, shape (N, C), or None
     """
 
     student: object
@@ -36,17 +39,23 @@ class SoftTargets:
     Parameters
     ----------
     temperature : float
+        Positive.
     weight : float
+        Not negative.
     """
 
     needs_labels = False
 
     def __init__(self, temperature=4.0, weight=1.0):
-        check_temperature(temperature)
+        check_settings(temperature)
+        _check_weight("SoftTargets", weight)
         self.temperature, self.weight = temperature, weight
 
     def __call__(self, exchange):
         return soft_loss(exchange.student, exchange.teacher, self.temperature) * self.weight
+
+    def __repr__(self):
+        return f"SoftTargets(temperature={self.temperature}, weight={self.weight})"
 
 
 class HardLabels:
@@ -55,12 +64,25 @@ class HardLabels:
     Parameters
     ----------
     weight : float
+        Not negative.
     """
 
     needs_labels = True
 
     def __init__(self, weight=1.0):
+        _check_weight("HardLabels", weight)
         self.weight = weight
 
     def __call__(self, exchange):
         return losses.cross_entropy(exchange.student, exchange.labels) * self.weight
+
+    def __repr__(self):
+        return f"HardLabels(weight={self.weight})"
+
+
+def _check_weight(name, weight):
+    if not 0 <= weight < np.inf:
+        raise ValueError(
+            f"{name} got weight = {weight}.\nA negative weight would drive the student away, and it is finite.\n"
+            f"Write {name}(weight=1.0)."
+        )

@@ -10,10 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from ..datasets import Dataset
-from ..nn import Module
+from ..nn import Module, mode
+from ..tensor import no_grad
 from ..training import evaluate, predict, run
 from ..training.loop import batch_inputs, split_validation
-from .kd import check_alpha, check_temperature
+from .kd import check_settings
 from .objectives import Exchange, HardLabels, SoftTargets
 
 
@@ -32,14 +33,15 @@ def distill(
     data : Dataset
         Targets may be None (a transfer set) if no objective needs labels, as with ``alpha=1``.
     temperature, alpha : float
-        See `kd_loss`. Ignored if an objective is given.
+        See `kd_loss`. Not used if an objective is given.
     objective : objective or list of objectives, optional
-        Terms that are added up, for example ``[SoftTargets(4.0, weight=0.9), HardLabels(weight=0.1)]``, which is the default.
+        Terms that are added up. The default is that of `kd_loss`, written
+        ``[SoftTargets(temperature, weight=alpha), HardLabels(weight=1 - alpha)]``.
     optimizer : Optimizer, optional
         ``Adam(student.parameters(), lr=3e-3)`` by default.
     epochs, batch_size, validation, metrics, augment, callbacks, resume, progress, rng
-        As in `fit`. Validation reports the student's cross-entropy and metrics on the labels; unlabelled data is compared
-        with the teacher's decisions instead.
+        As in `fit`. Validation reports the student's cross-entropy and metrics, by the labels; by the teacher's
+        decisions, if the validation data has none.
 
     Returns
     -------
@@ -48,19 +50,23 @@ def distill(
     Raises
     ------
     ValueError
-        If teacher and student share parameters, labels are missing, a setting is out of range, or the classes differ.
+        If teacher and student share parameters, the optimizer owns none of the student's, labels are missing, a
+        setting is out of range, the classes differ, or the teacher returns probabilities. Nothing is trained then.
+    TypeError
+        If a model is no Module, or the data no Dataset.
     """
     terms = _terms(objective, temperature, alpha)
     _check(teacher, student, data, terms)
     split_rng, rng = np.random.default_rng(rng).spawn(2)
     data, held_out = split_validation(data, validation, split_rng)
     if held_out is not None and held_out.y is None:
-        held_out = Dataset(held_out.x, predict(teacher, held_out).argmax(axis=-1))
+        held_out = Dataset(held_out.x, predict(teacher, held_out).argmax(axis=1), dtype=None)
 
     def batch_loss(batch):
         inputs = batch_inputs(batch)
-        teacher_logits = predict(teacher, batch.x, batch_size=len(batch.index))
-        exchange = Exchange(student(*inputs), teacher_logits, batch.y)
+        with mode(training=False), no_grad():
+            answers = teacher(*inputs).numpy()
+        exchange = Exchange(student(*inputs), answers, batch.y)
         total = terms[0](exchange)
         for term in terms[1:]:
             total = total + term(exchange)
@@ -76,42 +82,49 @@ def distill(
 
 
 def _terms(objective, temperature, alpha):
-    if objective is not None:
-        terms = list(objective) if isinstance(objective, (list, tuple)) else [objective]
-        if not terms:
-            raise ValueError(
-                "distill got an empty list of objectives.\nTheir sum is the loss.\n"
-                "Write objective=[distill.SoftTargets(temperature=4.0)]."
-            )
-        return terms
-    check_alpha(alpha)
-    check_temperature(temperature)
-    soft, hard = SoftTargets(temperature, weight=alpha), HardLabels(weight=1 - alpha)
-    return [term for term in (soft, hard) if term.weight > 0]
+    """The objectives as a list. A term of weight 0 is left out: it needs no labels, and costs nothing."""
+    if objective is None:
+        check_settings(temperature, alpha)
+        terms = [SoftTargets(temperature, weight=alpha), HardLabels(weight=1 - alpha)]
+        return [term for term in terms if term.weight > 0]
+    terms = list(objective) if isinstance(objective, (list, tuple)) else [objective]
+    if not terms or not all(callable(term) for term in terms):
+        raise ValueError(
+            f"distill got objective = {objective!r}.\nThe loss is the sum of one or more objectives.\n"
+            "Write objective=[distill.SoftTargets(temperature=4.0), distill.HardLabels(weight=0.1)]."
+        )
+    return terms
 
 
 def _check(teacher, student, data, terms):
+    """Refuse what would distil nothing, before anything is trained."""
     for name, model in (("teacher", teacher), ("student", student)):
         if not isinstance(model, Module):
             raise TypeError(
                 f"distill got a {type(model).__name__} as the {name}.\nBoth are nn.Modules.\n"
                 "Write distill.distill(teacher, student, data)."
             )
+    if not isinstance(data, Dataset):
+        raise TypeError(
+            f"distill got data of type {type(data).__name__}.\nIt takes a data set; labels may be missing in it.\n"
+            "Wrap the inputs: datasets.Dataset(x, y), or Dataset(x, None) with alpha=1."
+        )
     shared = {id(p) for p in teacher.parameters()} & {id(p) for p in student.parameters()}
     if shared or teacher is student:
         raise ValueError(
-            f"distill got a teacher and a student that share {len(shared)} parameters.\nTraining the student would change its "
-            "teacher, which would agree with every mistake.\nMake the student a model of its own, or student = teacher.copy()."
+            f"distill got a teacher and a student that share {len(shared)} parameters.\nTraining the student would "
+            "change its teacher, which would agree with every mistake.\n"
+            "Make the student a model of its own, or student = teacher.copy()."
         )
     if data.y is None and any(getattr(term, "needs_labels", False) for term in terms):
         raise ValueError(
-            "distill got data without labels, and an objective that needs them.\nOnly the teacher's answers are there to learn "
-            "from.\nWrite alpha=1.0, or pass Dataset(x, y)."
+            "distill got data without labels, and an objective that needs them.\nOnly the teacher's answers are there "
+            "to learn from.\nWrite alpha=1.0, or pass Dataset(x, y)."
         )
-    sample = data[:1].x
-    classes = [predict(model, sample).shape[-1] for model in (teacher, student)]
-    if classes[0] != classes[1]:
+    shapes = [predict(model, data[:1]).shape for model in (teacher, student)]
+    if shapes[0] != shapes[1]:
         raise ValueError(
-            f"distill got a teacher with {classes[0]} outputs and a student with {classes[1]}.\nBoth answer for the same "
-            f"classes in the same order.\nGive the student's last layer {classes[0]} outputs."
+            f"distill got a teacher that returns {shapes[0]} for one sample, and a student that returns {shapes[1]}.\n"
+            "Both answer for the same classes in the same order.\n"
+            f"Give the student's last layer {shapes[0][-1]} outputs."
         )

@@ -69,7 +69,7 @@ class MaxNorm:
         rows = slice(None) if rows is None or self.axis == 0 else rows
         values = param.data[rows]
         norms = np.sqrt((values * values).sum(axis=self.axis, keepdims=True))
-        param.data[rows] = values * np.minimum(1, self.limit / np.maximum(norms, np.finfo(values.dtype).tiny))
+        param.data[rows] = values * (self.limit / np.maximum(norms, self.limit))
 
     def config(self):
         """Constructor arguments that are no arrays."""

@@ -5,8 +5,8 @@ modules inside) notes which tape node it produced; walking the tape back from th
 whole layer, and any other node is an operation of the model's own ``forward``. `summary`, conversion and shrinking use
 this and never look inside `Sequential`.
 
-Given up: a forward that leaves the tape (``x.numpy()``) hides what lies before it, which then appears as a constant; and
-one run shows one path through ``if`` and ``while``. Read ``module.py`` and ``tensor.toposort`` before this file.
+Given up: a forward that leaves the tape (``x.numpy()``) hides what lies before it, which then appears as a constant;
+and one run shows one path through ``if`` and ``while``. Read ``module.py`` and ``tensor.toposort`` before this file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import ops
 from ..explain import Table
-from ..tensor import Tensor
+from ..tensor import Tensor, recording
 from .module import Module, mode, watch
 
 
@@ -77,7 +77,12 @@ def trace(model, *inputs):
     ----------
     model : Module
     *inputs : array_like
-        One for each input of the model; two rows are enough. Floating ones become float32.
+        One for each input of the model; two rows are enough. Integers stay as they are (ids).
+
+    Raises
+    ------
+    TypeError
+        If a layer or the model returns anything but one Tensor.
     """
     arguments = [_example(x) for x in inputs]
     paths = {id(module): path for path, module in model.named_modules()}
@@ -87,14 +92,16 @@ def trace(model, *inputs):
     def note(module, ins, out):
         if len(module.modules()) > 1:
             return out
+        _check_output(module, out)
         out = ops.reshape(out, out.shape) if any(out is x for x in ins) else out  # a layer that did nothing
         out = out if out.requires_grad else Tensor(out, requires_grad=True)
         known[_key(out)] = (module, ins, out.shape)
         alive.extend((*ins, out, out._node))
         return out
 
-    with mode(training=False), watch(note):
+    with recording(True), mode(training=False), watch(note):
         output = model(*arguments)
+    _check_output(model, output)
     nodes = _walk_back(output, known, paths)
     used = {id(node.module) for node in nodes}
     unused = [p for p, m in model.named_modules() if len(m.modules()) == 1 and m.parameters() and id(m) not in used]
@@ -112,20 +119,32 @@ def summary(model, *inputs):
     """
     rows, counted = [], set()
     for node in trace(model, *inputs).nodes:
-        arrays = [] if node.module is None else [p.data for p in node.module.parameters()]
-        buffers = [] if node.module is None else [b for _, b in node.module.named_buffers()]
-        new = [a for a in arrays + buffers if id(a) not in counted]  # a layer used twice holds its weights once
-        counted.update(map(id, new))
         name = {"layer": repr(node.module), "op": node.name}.get(node.kind, node.kind)
         path = node.name if node.kind in ("layer", "input") else ""
-        size = sum(a.size for a in new if any(a is p for p in arrays))
-        rows.append((path, name, str(("N", *node.shape[1:])).replace("'", ""), size, sum(a.nbytes for a in new)))
-    widths = [max(len(r[i]) for r in [*rows, ("path", "layer", "output shape")]) for i in range(3)]
-    line = "{:<%d}  {:<%d}  {:<%d}  {:>12}  {:>12}" % tuple(widths)
-    body = [line.format(p, n, s, f"{c:,}", f"{b:,}") for p, n, s, c, b in rows]
-    total = line.format("", "total", "", f"{sum(r[3] for r in rows):,}", f"{sum(r[4] for r in rows):,}")
-    header = line.format("path", "layer", "output shape", "parameters", "bytes")
+        shape = ", ".join(["N", *map(str, node.shape[1:])]) + ("," if len(node.shape) < 2 else "")
+        rows.append((path, name, f"({shape})", *_holdings(node.module, counted)))
+    rest = _holdings(model, counted)
+    if rest != (0, 0):
+        rows.append(("", "in none of these layers", "", *rest))
+    total = ("", "total", "", *(sum(row[i] for row in rows) for i in (3, 4)))
+    cells = [(*row[:3], f"{row[3]:,}", f"{row[4]:,}") for row in [*rows, total]]
+    header = ("path", "layer", "output shape", "parameters", "bytes")
+    widths = [max(len(row[i]) for row in [header, *cells]) for i in range(5)]
+    header, *body, total = (
+        "  ".join(cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+        for row in [header, *cells]
+    )
     return Table("\n".join([header, "-" * len(header), *body, "-" * len(header), total]))
+
+
+def _holdings(module, counted):
+    """(number of parameters, bytes) of a module, without the arrays in ``counted``: what is shared is held once."""
+    if module is None:
+        return 0, 0
+    parameters = [p.data for p in module.parameters() if id(p.data) not in counted]
+    buffers = [b for _, b in module.named_buffers() if id(b) not in counted]
+    counted.update(map(id, parameters + buffers))
+    return sum(p.size for p in parameters), sum(a.nbytes for a in parameters + buffers)
 
 
 def activations(model, *inputs, paths=None):
@@ -141,20 +160,29 @@ def activations(model, *inputs, paths=None):
     Returns
     -------
     dict of str to Tensor
-        On the tape, like the model's own output. ``""`` is that output. A module that runs twice shows its last run.
+        On the tape, like the model's own output. ``""`` is that output. A module that runs twice shows its last run;
+        one that does not run is left out.
     """
-    leaves = [path for path, module in model.named_modules() if len(module.modules()) == 1]
-    wanted = {id(model.get(path)): path for path in (leaves if paths is None else paths)}
+    if paths is None:
+        paths = [path for path, module in model.named_modules() if len(module.modules()) == 1]
+    wanted = {path: id(model.get(path)) for path in paths}
     found = {}
 
     def note(module, ins, out):
-        if id(module) in wanted:
-            found[wanted[id(module)]] = out
+        found[id(module)] = out
         return out
 
     with watch(note):
         model(*inputs)
-    return found
+    return {path: found[key] for path, key in wanted.items() if key in found}
+
+
+def _check_output(module, out):
+    if not isinstance(out, Tensor):
+        raise TypeError(
+            f"tracing found that {type(module).__name__} returns a {type(out).__name__}.\nThe graph follows modules "
+            "that return one Tensor.\nReturn one, joined by ops.concatenate if need be."
+        )
 
 
 def _example(x):

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import ops
 from ..tensor import Tensor, as_tensor
-from .init import INITIALIZERS
+from .init import INITIALIZERS, initialize
 from .module import Module, Parameter, generator_in_use
 
 
@@ -24,7 +24,8 @@ class Dense(Module):
     in_features, out_features : int
         K and M. ``weight`` has shape (K, M), ``bias`` (M,).
     activation : str, optional
-        "relu", "leaky_relu", "sigmoid", "tanh", "gelu", "gelu_tanh", "softplus", "softmax", "log_softmax"; None is linear.
+        "relu", "leaky_relu", "sigmoid", "tanh", "gelu", "gelu_tanh", "softplus", "softmax" or "log_softmax"; None is
+        linear.
     bias : bool
     init : str, optional
         "he_normal", "he_uniform", "glorot_normal" or "glorot_uniform"; by default He for the relu family and
@@ -231,18 +232,17 @@ class Concatenate(Module):
         One for each input. Without any, the inputs are joined as they are.
     """
 
+    _numbered = "branches"
+
     def __init__(self, *branches):
         self.branches = list(branches)
-
-    def _attributes(self):
-        return [*((str(i), branch) for i, branch in enumerate(self.branches))]
 
     def forward(self, *inputs):
         """(N, K1), (N, K2), ... to (N, K1 + K2 + ...)."""
         if self.branches and len(inputs) != len(self.branches):
             raise ValueError(
-                f"Concatenate with {len(self.branches)} branches got {len(inputs)} inputs.\nEach branch takes one input.\n"
-                "Call the model with one array for each: model(user_ids, item_ids)."
+                f"Concatenate with {len(self.branches)} branches got {len(inputs)} inputs.\n"
+                "Each branch takes one input.\nCall the model with one array for each: model(user_ids, item_ids)."
             )
         parts = [branch(x) for branch, x in zip(self.branches, inputs)] if self.branches else list(inputs)
         return ops.concatenate(parts, axis=-1)
@@ -262,6 +262,8 @@ class Sequential(Module):
         If given, all layers are drawn anew from this one stream.
     """
 
+    _numbered = "layers"
+
     def __init__(self, *layers, rng=None):
         for layer in layers:
             if not isinstance(layer, Module):
@@ -271,13 +273,7 @@ class Sequential(Module):
                 )
         self.layers = list(layers)
         if rng is not None:
-            rng = np.random.default_rng(rng)
-            for module in self.modules():
-                if hasattr(module, "initialize"):
-                    module.initialize(rng)
-
-    def _attributes(self):
-        return [(str(i), layer) for i, layer in enumerate(self.layers)]
+            initialize(self, rng)
 
     def forward(self, *inputs):
         """Through all layers."""

@@ -4,9 +4,9 @@ A module finds its parts by a plain walk over its attributes: Parameters are tra
 but not trained (buffers: int8 weights, scales), other modules are walked in turn, and so are lists, tuples and dicts.
 Nothing has to be registered.
 
-Train and eval mode have two levels. ``model.eval()`` sets it on the model; ``with mode(training=False)`` sets it for the
-current thread and context only and wins. ``fit`` and ``predict`` use the second, so that predicting never writes to a
-model, and several threads may use one. Read ``tensor.py`` before this file.
+Train and eval mode have two levels. ``model.eval()`` sets it on the model; ``with mode(training=False)`` sets it for
+the current thread and context only and wins. ``fit`` and ``predict`` use the second, so that predicting never writes to
+a model, and several threads may use one. Read ``tensor.py`` before this file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
-from ..tensor import Tensor, as_float_array
+from ..tensor import Tensor
 
 _mode: ContextVar[tuple | None] = ContextVar("minidistill_mode", default=None)
 _watcher: ContextVar = ContextVar("minidistill_watcher", default=None)
@@ -64,7 +64,7 @@ class Parameter(Tensor):
     __slots__ = ("constraints",)
 
     def __init__(self, data, constraints=()):
-        super().__init__(np.array(as_float_array(data), order="C"), requires_grad=True)
+        super().__init__(np.array(Tensor(data).data, order="C"), requires_grad=True)
         self.constraints = list(constraints)
 
     def assign(self, value):
@@ -86,6 +86,7 @@ class Module:
     """Base class of layers and models. Subclasses set attributes in ``__init__`` and define ``forward(*inputs)``."""
 
     training = True
+    _numbered = None  # name of the list whose entries stand in paths by their number alone
 
     def __call__(self, *inputs):
         output = self.forward(*inputs)
@@ -94,24 +95,30 @@ class Module:
 
     def forward(self, *inputs):
         raise TypeError(
-            f"{type(self).__name__} was called.\nA Module computes in its method forward(*inputs), and this class has none."
-            "\nDefine it: def forward(self, x): return ..."
+            f"{type(self).__name__} was called.\nA Module computes in its method forward(*inputs), which this class "
+            "does not have.\nDefine it: def forward(self, x): return ..."
         )
 
     # ---- finding the parts ---------------------------------------------------------------------------------------
-    def _attributes(self):
-        """(name, value) of what may hold parts. `Sequential` leaves the name of its list out of the paths."""
-        return vars(self).items()
+    def _walk(self, wanted, prefix="", above=()):
+        """Yield (dotted path, part) for all parts of the wanted type, depth first, in order of definition.
 
-    def _walk(self, wanted, prefix=""):
-        """Yield (dotted path, part) for all parts of the wanted type, depth first, in order of definition."""
-        stack = [(f"{prefix}{name}", value) for name, value in self._attributes()][::-1]
+        A part that stands in several places comes once for each. A reference back to a module that this one is
+        inside of (a parent) is no part, and is passed over.
+        """
+        above, stack = (*above, id(self)), []
+        for name, value in vars(self).items():
+            numbered = enumerate(value) if name == self._numbered else [(name, value)]
+            stack.extend((f"{prefix}{key}", part) for key, part in numbered)
+        stack.reverse()
         while stack:
             path, value = stack.pop()
+            if id(value) in above:
+                continue
             if isinstance(value, wanted):
                 yield path, value
             if isinstance(value, Module):
-                yield from value._walk(wanted, f"{path}.")
+                yield from value._walk(wanted, f"{path}.", above)
             elif isinstance(value, dict):
                 stack.extend([(f"{path}.{key}", v) for key, v in value.items()][::-1])
             elif isinstance(value, (list, tuple)):
@@ -141,9 +148,9 @@ class Module:
         """The module at a dotted path, such as ``"tower.0"``; ``""`` is the module itself."""
         modules = dict([("", self), *self._walk(Module)])
         if path not in modules:
-            raise KeyError(
-                f"asked {type(self).__name__} for the module {path!r}.\nA path joins attribute names and list positions by "
-                f"dots.\nThis model has: {', '.join(repr(p) for p in modules)}."
+            raise ValueError(
+                f"asked {type(self).__name__} for the module {path!r}.\nA path joins attribute names and list "
+                f"positions by dots.\nThis model has: {', '.join(repr(p) for p in modules)}."
             )
         return modules[path]
 
@@ -174,20 +181,21 @@ class Module:
 
         Raises
         ------
-        KeyError, ValueError
+        ValueError
             Naming every missing and unexpected key, or every array of a wrong shape or kind; nothing is changed then.
         """
         own = {path: p.data for path, p in self.named_parameters()} | dict(self.named_buffers())
         missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or unexpected:
-            raise KeyError(
+            raise ValueError(
                 f"load_state_dict of {type(self).__name__} found other keys than the model has.\n"
                 f"Missing: {missing}; unexpected: {unexpected}.\nLoad it into the architecture that it was saved from."
             )
         wrong = [
-            f"{path} is {np.shape(state[path])} {np.asarray(state[path]).dtype}, not {array.shape} {array.dtype}"
-            for path, array in own.items()
-            if np.shape(state[path]) != array.shape or np.asarray(state[path]).dtype.kind != array.dtype.kind
+            f"{path} is {given.shape} {given.dtype}, not {array.shape} {array.dtype}"
+            for path, array, given in ((path, array, np.asarray(state[path])) for path, array in own.items())
+            if given.shape != array.shape
+            or not (given.dtype == array.dtype or given.dtype.kind == array.dtype.kind == "f")
         ]
         if wrong:
             raise ValueError(
@@ -208,6 +216,11 @@ class Module:
 
     def astype(self, dtype):
         """A copy with all parameters in float32 or float64."""
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise TypeError(
+                f"astype({np.dtype(dtype).name}) of {type(self).__name__} was asked for.\n"
+                "Parameters are float32 or float64.\nFor fewer bits: quantize.post_training(model, calibration)."
+            )
         twin = self.copy()
         for parameter in twin.parameters():
             parameter._data = parameter._data.astype(dtype)
@@ -232,7 +245,8 @@ def replace(model, path, new):
         return new
     for module in model.modules():
         for name, value in list(vars(module).items()):
-            setattr(module, name, _exchange(value, old, new)) if _holds(value, old) else None
+            if _holds(value, old):
+                setattr(module, name, _exchange(value, old, new))
     return model
 
 

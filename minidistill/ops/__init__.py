@@ -5,7 +5,7 @@ Read ``elementwise``, then ``reduction``, ``shape``, ``linear``, ``activation`` 
 
 from .activation import ACTIVATIONS, activate, dropout
 from .activation import gelu, leaky_relu, log_softmax, relu, sigmoid, softmax, softplus, tanh
-from .elementwise import absolute, add, clip, divide, exp, log, maximum, minimum
+from .elementwise import absolute, add, clip, divide, exp, log, log1p, maximum, minimum
 from .elementwise import multiply, negative, power, sqrt, subtract, where
 from .linear import dense, embedding, matmul
 from .reduction import logsumexp, max, mean, min, std, sum, var

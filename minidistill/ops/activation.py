@@ -58,7 +58,7 @@ def _gelu_tanh(z):
 
 
 def _softplus(z):
-    return np.logaddexp(z.dtype.type(0), z), lambda g: g * _sigmoid(z)[0]
+    return np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))), lambda g: g * _sigmoid(z)[0]
 
 
 def _softmax(z, axis=-1):

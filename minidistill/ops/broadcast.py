@@ -19,6 +19,6 @@ def unbroadcast(g, shape):
     """
     if g.shape == shape:
         return g
-    g = g.sum(axis=tuple(range(g.ndim - len(shape))))
-    repeated = tuple(i for i, n in enumerate(shape) if n == 1 and g.shape[i] != 1)
-    return g.sum(axis=repeated, keepdims=True) if repeated else g
+    new = g.ndim - len(shape)  # axes that broadcasting put in front
+    repeated = (*range(new), *(new + i for i, n in enumerate(shape) if n == 1))
+    return g.sum(axis=repeated).reshape(shape)

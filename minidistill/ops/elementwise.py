@@ -2,8 +2,8 @@
 
 Each operation is one function: the result on plain arrays, its VJP right beneath it, `record`. A VJP is a tuple with
 one function of the result's gradient ``g`` for each input; ``saves`` names the inputs whose values these functions
-read. A VJP holds arrays and shapes, never tensors: what it does not hold is freed. The calculus is in any table of derivatives; where a function has a kink, the docstring says which value it
-takes there.
+read. A VJP holds the arrays and shapes that it needs and nothing else, never a tensor: what no VJP holds is freed.
+The calculus is in any table of derivatives; where a function has a kink, the docstring says which value it takes there.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ def subtract(a, b):
 def multiply(a, b):
     """a * b."""
     a, b = pair(a, b)
-    x, y = a.data, b.data
-    vjp = (lambda g: unbroadcast(g * y, x.shape), lambda g: unbroadcast(g * x, y.shape))
+    x, y, shape_a, shape_b = a.data, b.data, a.shape, b.shape
+    vjp = (lambda g: unbroadcast(g * y, shape_a), lambda g: unbroadcast(g * x, shape_b))
     return record("multiply", x * y, (a, b), vjp)
 
 
 def divide(a, b):
     """a / b."""
     a, b = pair(a, b)
-    x, y = a.data, b.data
-    vjp = (lambda g: unbroadcast(g / y, x.shape), lambda g: unbroadcast(-g * x / (y * y), y.shape))
+    x, y, shape_a, shape_b = a.data, b.data, a.shape, b.shape
+    vjp = (lambda g: unbroadcast(g / y, shape_a), lambda g: unbroadcast(-g * x / (y * y), shape_b))
     return record("divide", x / y, (a, b), vjp)
 
 
@@ -79,6 +79,13 @@ def log(x):
     x = as_tensor(x)
     a = x.data
     return record("log", np.log(a), (x,), (lambda g: g / a,))
+
+
+def log1p(x):
+    """Natural logarithm of 1 + x, also where x is too small for 1 + x to show it."""
+    x = as_tensor(x)
+    a = x.data
+    return record("log1p", np.log1p(a), (x,), (lambda g: g / (1 + a),))
 
 
 def sqrt(x):

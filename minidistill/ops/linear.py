@@ -5,6 +5,8 @@ Shapes: N rows of a batch, K inputs, M outputs, R rows of a table, D its width.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ..kernels import sum_rows
@@ -51,20 +53,25 @@ def dense(x, weight, bias=None, activation=None):
     z = a @ w  # (..., M)
     inputs = (x, weight)
     if bias is not None:
-        z += bias.data
-        inputs = (x, weight, bias)
+        inputs = (x, weight, as_tensor(bias, like=weight))
+        z += inputs[2].data
     out, pullback = (z, None) if activation is None else ACTIVATIONS[activation](z)
 
     wants_dx, wants_dw = x.requires_grad, weight.requires_grad
 
     def vjp(g):
         dz = g if pullback is None else pullback(g)  # (..., M)
-        flat = dz.reshape(-1, dz.shape[-1])
+        flat = _rows(dz)
         dx = dz @ w.T if wants_dx else None
-        dw = a.reshape(-1, a.shape[-1]).T @ flat if wants_dw else None
+        dw = _rows(a).T @ flat if wants_dw else None
         return dx, dw, flat.sum(axis=0)
 
     return record(f"dense {activation or 'linear'}", out, inputs, vjp, saves=(x, weight))
+
+
+def _rows(a):
+    """All axes but the last as one. Its length in numbers: -1 cannot be worked out for an empty array."""
+    return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
 
 
 def embedding(table, ids):
@@ -78,10 +85,19 @@ def embedding(table, ids):
     Returns
     -------
     Tensor, shape (*S, D)
+
+    Raises
+    ------
+    IndexError
+        If an id is no row number; negative ones do not count from the end.
     """
     table, ids = as_tensor(table), np.asarray(ids)
-
     shape = table.shape
+    if ids.size and (ids.min() < 0 or ids.max() >= shape[0]):
+        raise IndexError(
+            f"embedding in a table of shape {shape} got ids from {ids.min()} to {ids.max()}.\n"
+            f"Ids must lie in [0, {shape[0]}).\nNumber the ids from 0, or make the table larger."
+        )
 
     def vjp(g):
         rows, sums = sum_rows(ids.reshape(-1), g.reshape(-1, shape[-1]))

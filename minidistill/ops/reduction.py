@@ -24,7 +24,7 @@ def _count(shape, axis):
     return int(np.prod([shape[i] for i in axes]))
 
 
-def sum(x, axis=None, keepdims=False):
+def sum(x, axis=None, *, keepdims=False):
     """Sum of the elements."""
     x = as_tensor(x)
     shape = x.shape
@@ -32,7 +32,7 @@ def sum(x, axis=None, keepdims=False):
     return record("sum", x.data.sum(axis=axis, keepdims=keepdims), (x,), vjp, saves=())
 
 
-def mean(x, axis=None, keepdims=False):
+def mean(x, axis=None, *, keepdims=False):
     """Arithmetic mean of the elements."""
     x = as_tensor(x)
     shape = x.shape
@@ -41,7 +41,7 @@ def mean(x, axis=None, keepdims=False):
     return record("mean", x.data.mean(axis=axis, keepdims=keepdims), (x,), vjp, saves=())
 
 
-def var(x, axis=None, ddof=0, keepdims=False):
+def var(x, axis=None, *, ddof=0, keepdims=False):
     """Variance: mean squared distance from the mean, with n - ddof in the denominator."""
     x = as_tensor(x)
     n = _count(x.shape, axis)
@@ -51,17 +51,17 @@ def var(x, axis=None, ddof=0, keepdims=False):
     return record("var", x.data.var(axis=axis, ddof=ddof, keepdims=keepdims), (x,), vjp, saves=())
 
 
-def std(x, axis=None, ddof=0, keepdims=False):
+def std(x, axis=None, *, ddof=0, keepdims=False):
     """Standard deviation, the square root of `var`."""
-    return sqrt(var(x, axis, ddof, keepdims))
+    return sqrt(var(x, axis, ddof=ddof, keepdims=keepdims))
 
 
-def max(x, axis=None, keepdims=False):
+def max(x, axis=None, *, keepdims=False):
     """Largest element. Where several are the largest, they share the gradient equally."""
     return _extremum("max", np.max, x, axis, keepdims)
 
 
-def min(x, axis=None, keepdims=False):
+def min(x, axis=None, *, keepdims=False):
     """Smallest element. Where several are the smallest, they share the gradient equally."""
     return _extremum("min", np.min, x, axis, keepdims)
 
@@ -78,13 +78,18 @@ def _extremum(op, function, x, axis, keepdims):
     return record(op, out, (x,), vjp)
 
 
-def logsumexp(x, axis=None, keepdims=False):
-    """log(sum(exp(x))), with the largest element taken out first so that nothing overflows."""
+def logsumexp(x, axis=None, *, keepdims=False):
+    """log(sum(exp(x))), with the largest element taken out first so that nothing overflows.
+
+    Of -inf alone, the logarithm of an empty sum, it is -inf, with a gradient of 0.
+    """
     x = as_tensor(x)
     a = x.data
     largest = a.max(axis=axis, keepdims=True)
+    largest = np.where(np.isfinite(largest), largest, 0)  # inf - inf would be NaN
     shifted = np.exp(a - largest)
     total = shifted.sum(axis=axis, keepdims=True)
-    out = np.log(total) + largest
-    vjp = (lambda g: _spread(g, a.shape, axis, keepdims) * shifted / total,)
+    with np.errstate(divide="ignore"):
+        out = np.log(total) + largest
+    vjp = (lambda g: _spread(g, shifted.shape, axis, keepdims) * shifted / np.where(total == 0, 1, total),)
     return record("logsumexp", out if keepdims else out.squeeze(axis), (x,), vjp, saves=())

@@ -25,7 +25,7 @@ def reshape(x, *shape):
 def transpose(x, axes=None):
     """Axes in another order (reversed by default)."""
     x = as_tensor(x)
-    back = None if axes is None else np.argsort(axes)
+    back = None if axes is None else np.argsort([axis % x.ndim for axis in axes])
     return _move("transpose", x, x.data.transpose(axes), lambda g: g.transpose(back))
 
 
@@ -61,7 +61,7 @@ def getitem(x, index):
     x = as_tensor(x)
     shape = x.shape
     index = tuple(_plain(i) for i in (index if isinstance(index, tuple) else (index,)))
-    repeats = any(isinstance(i, np.ndarray) and i.dtype != bool for i in index)
+    repeats = any(isinstance(i, np.ndarray) and i.dtype.kind != "b" for i in index)
 
     def back(g):
         out = np.zeros(shape, g.dtype)
@@ -75,17 +75,21 @@ def getitem(x, index):
 
 
 def _plain(index):
+    """One part of an index: a number, slice, None or ... as it is, anything else as the array NumPy makes of it."""
     if isinstance(index, Tensor):
         raise TypeError(
             f"indexed with a Tensor of shape {index.shape}.\nIts values are floating; an index is a whole number.\n"
             "Index with an integer array: x[ids.numpy().astype(int)], or keep the ids a NumPy array."
         )
-    return np.asarray(index) if isinstance(index, list) else index
+    if index is None or index is ... or isinstance(index, (int, np.integer, slice)):
+        return index
+    array = np.asarray(index)
+    return array if array.size else array.astype(bool if array.dtype == bool else int)  # an empty list has no integers
 
 
 def concatenate(tensors, axis=0):
     """Join along an existing axis."""
-    tensors = _same_dtype(tensors)
+    tensors = _all_tensors(tensors)
     data = np.concatenate([t.data for t in tensors], axis=axis)
     cuts = np.cumsum([t.shape[axis] for t in tensors])[:-1]
     return record("concatenate", data, tensors, lambda g: np.split(g, cuts, axis), saves=())
@@ -93,12 +97,13 @@ def concatenate(tensors, axis=0):
 
 def stack(tensors, axis=0):
     """Join along a new axis."""
-    tensors = _same_dtype(tensors)
+    tensors = _all_tensors(tensors)
     data = np.stack([t.data for t in tensors], axis=axis)
     return record("stack", data, tensors, lambda g: list(np.moveaxis(g, axis, 0)), saves=())
 
 
-def _same_dtype(tensors):
+def _all_tensors(tensors):
+    tensors = list(tensors)
     first = next((t for t in tensors if isinstance(t, Tensor)), None)
     return tuple(as_tensor(t, like=first) for t in tensors)
 
@@ -106,6 +111,6 @@ def _same_dtype(tensors):
 def split(x, sections, axis=0):
     """Cut into equal sections (an int) or at the given positions (a sequence). Returns a list of tensors."""
     x = as_tensor(x)
-    ends = np.cumsum([part.shape[axis] for part in np.split(x.data, sections, axis)])
     before = (slice(None),) * (axis % x.ndim)
-    return [getitem(x, (*before, slice(start, stop))) for start, stop in zip([0, *ends[:-1]], ends)]
+    parts = np.split(np.arange(x.shape[axis]), sections)  # runs of positions
+    return [getitem(x, (*before, slice(p[0], p[-1] + 1) if p.size else slice(0))) for p in parts]

@@ -1,4 +1,5 @@
-"""Pruning. Read ``masks`` (what is pruned), then ``sparse`` (how that saves bytes)."""
+"""Pruning. Read ``masks`` (what is pruned), ``sparse`` (how that saves bytes), then ``report`` (what was saved)."""
 
-from .masks import magnitude, sparsity, threshold
+from .masks import magnitude, threshold
+from .report import sparsity
 from .sparse import SparseDense, to_sparse

@@ -1,9 +1,10 @@
-"""Affine quantization: a float x is stored as the integer q = clip(rint(x / S) + Z), and stands for S * (q - Z).
+"""Affine quantization: a float x is stored as the integer q = clip(rint(x / S) + Z), and q stands for S * (q - Z).
 
 S is the scale (a positive float32), Z the zero point, an integer; 0 is always exactly representable, as q = Z, since
 padding, relu and pruned weights are full of zeros (Jacob et al. 2018, "Quantization and Training of Neural Networks for
-Efficient Integer-Arithmetic-Only Inference", section 2.1). Weights are symmetric: Z = 0, q in [-127, 127], a scale for each
-output channel. Activations are uint8 with one scale. The one rounding of the engine is in ``kernels/reference.quantize``.
+Efficient Integer-Arithmetic-Only Inference", section 2.1). Weights are symmetric: Z = 0, q in [-127, 127], a scale for
+each output channel. Activations are uint8 with one scale. The one rounding of the engine is in
+``kernels/reference.quantize``; this file only chooses S and Z. Shapes: K inputs of a layer, M outputs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 ACTIVATION_MAX = 255  # of uint8
 WEIGHT_MAX = 127  # of int8 without -128, so that the range is symmetric
 ACCUMULATOR_MAX = 2**31 - 1  # of int32
+SMALLEST = np.finfo(np.float32).tiny  # the smallest float32 of full precision: a scale below it would become 0
 
 
 def activation_scale(low, high):
@@ -27,55 +29,75 @@ def activation_scale(low, high):
     -------
     scale : float32
     zero_point : int in [0, 255]
+
+    Raises
+    ------
+    ValueError
+        If an end is NaN or infinite (in float32), or they are in the wrong order.
     """
+    low, high = _float32(low), _float32(high)
     if not (np.isfinite(low) and np.isfinite(high) and low <= high):
         raise ValueError(
             f"a range from {low} to {high} was to be quantized.\nIts ends are finite and in order.\n"
             "Calibrate with data that has no NaN or infinity."
         )
-    low, high = min(float(low), 0.0), max(float(high), 0.0)
-    # The smallest normal number keeps x / S finite where the range is below what float32 resolves.
-    scale = np.float32(max((high - low) / ACTIVATION_MAX, np.finfo(np.float32).tiny)) if high > low else np.float32(1)
-    return scale, int(np.clip(np.rint(np.float32(-low) / scale), 0, ACTIVATION_MAX))
+    low, high = min(low, np.float32(0)), max(high, np.float32(0))
+    if low == high:
+        return np.float32(1), 0
+    # Divided one by one: the difference of the ends may overflow.
+    scale = max(high / np.float32(ACTIVATION_MAX) - low / np.float32(ACTIVATION_MAX), SMALLEST)
+    return scale, int(np.clip(np.rint(-low / scale), 0, ACTIVATION_MAX))
 
 
-def weight_scales(weight):
-    """Symmetric scales of a weight matrix, one for each column: max(abs(column)) / 127, and 1 for a column of zeros.
+def weight_scales(weight, bias=None, input_scale=1.0):
+    """Symmetric scales of a weight matrix, one for each column, so that the int32 sums of a layer never overflow.
+
+    A column's scale is max(abs(column)) / 127, and larger where the bias, stored at scale S_x * S_w, would not leave
+    room for the products. In a column of zeros (a pruned neuron) the bias alone decides, and has all the room.
 
     Parameters
     ----------
-    weight : ndarray, shape (K, N)
+    weight : ndarray, shape (K, M)
+    bias : ndarray, shape (M,), optional
+    input_scale : float32
+        S_x.
 
     Returns
     -------
-    ndarray of float32, shape (N,)
-    """
-    if not np.isfinite(weight).all():
-        raise ValueError(
-            f"a weight of shape {weight.shape} with NaN or infinity in it was to be quantized.\nEvery weight is finite.\n"
-            "Train it again; fit stops where a loss is no longer finite."
-        )
-    largest = np.abs(weight).max(axis=0).astype(np.float32)
-    scales = np.maximum(largest / np.float32(WEIGHT_MAX), np.finfo(np.float32).tiny)
-    return np.where(largest > 0, scales, np.float32(1))
-
-
-def room_for_bias(scales, bias, input_scale, in_features):
-    """Scales made larger where the bias at scale S_x * S_w would not fit beside the products in an int32.
-
-    The bound is K * 255 * 127 + abs(bias_q) <= 2**31 - 1, for any input.
+    ndarray of float32, shape (M,)
+        S_w, positive. Then K * 255 * 127 + abs(rint(bias / (S_x * S_w))) <= 2**31 - 1.
 
     Raises
     ------
     ValueError
-        If the products alone do not fit (K above 66 311).
+        If a weight or bias is NaN or infinite, or K is above 66 311: the products alone would not fit.
     """
+    weight, bias = _float32(weight), _float32(np.zeros(weight.shape[1]) if bias is None else bias)
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        raise ValueError(
+            f"a weight of shape {weight.shape}, or its bias, was to be quantized with NaN or infinity in it.\n"
+            "Every weight is finite.\nTrain it again; md.fit stops where a loss is no longer finite."
+        )
+    # Half of the room covers every rounding on the way, and costs a bit of the bias where it has some thirty.
+    room = np.float32(bias_room(weight.shape[0]) / 2)
+    for_bias = np.abs(bias) / room / np.float32(input_scale)
+    scales = np.maximum(np.abs(weight).max(axis=0) / np.float32(WEIGHT_MAX), for_bias)
+    smallest = max(SMALLEST, SMALLEST / np.float32(input_scale))  # S_x * S_w must not become 0 either
+    return np.where(scales > 0, np.maximum(scales, smallest), np.float32(1))
+
+
+def bias_room(in_features):
+    """How large abs(bias_q) may be beside the sum of K products in an int32: 2**31 - 1 - K * 255 * 127."""
     room = ACCUMULATOR_MAX - in_features * ACTIVATION_MAX * WEIGHT_MAX
     if room < 1:
         raise ValueError(
-            f"a layer with in_features = {in_features} was to be quantized.\nSums of that many products of 255 * 127 do not fit "
-            f"an int32 accumulator.\nAt most {ACCUMULATOR_MAX // (ACTIVATION_MAX * WEIGHT_MAX)} inputs do: split the layer."
+            f"a layer with in_features = {in_features} was to be quantized.\nSums of that many products of 255 * 127 "
+            "do not fit an int32 accumulator.\n"
+            f"At most {ACCUMULATOR_MAX // (ACTIVATION_MAX * WEIGHT_MAX)} inputs do: split the layer."
         )
-    # A factor of 2 below the bound covers the rounding of this division and of the bias.
-    needed = np.abs(bias) / (np.float32(room / 2) * input_scale)
-    return np.maximum(scales, needed.astype(np.float32))
+    return room
+
+
+def _float32(x):
+    with np.errstate(over="ignore"):  # what is too large for float32 is infinite in it, and refused as such
+        return np.asarray(x).astype(np.float32)[()]

@@ -6,8 +6,8 @@ Nothing is trained. The model runs once over the calibration data; an observer a
 
 from __future__ import annotations
 
-from ..datasets import Dataset
-from ..nn import Dense, replace, watch
+from ..nn import replace, watch
+from ..nn.forward_only import replaceable
 from ..tensor import as_tensor
 from ..training import predict
 from .layers import QuantizedDense
@@ -17,14 +17,16 @@ from .observers import MinMax
 def post_training(model, calibration, batch_size=256):
     """A new model whose `Dense` layers compute in integers. The float model is unchanged.
 
-    Embedding tables and other layers stay as they are. Pruned weights stay exactly 0, since 0 is exact.
+    Everything else (embedding tables, sparse layers, subclasses of `Dense` with a forward of their own) stays as it is,
+    in float. Pruned weights stay exactly 0, since 0 is exact; their masks are not kept.
 
     Parameters
     ----------
     model : Module
-    calibration : ndarray, tuple of ndarrays, or Dataset
+    calibration : ndarray, tuple of ndarrays (several inputs), or Dataset
         Typical inputs, some hundred or more; never the test set. The range of what each layer sees becomes its scale.
     batch_size : int
+        Samples that pass through the model at a time; no influence on the result beyond rounding.
 
     Returns
     -------
@@ -33,13 +35,14 @@ def post_training(model, calibration, batch_size=256):
     Raises
     ------
     ValueError
-        If there is no Dense layer, one is not reached, or NaN or infinity appears.
+        If there is no `Dense` layer, one is not reached, or NaN or infinity appears.
     """
-    observers = {id(m): MinMax() for m in model.modules() if isinstance(m, Dense)}
-    if not observers:
+    layers = replaceable(model)
+    if not layers:
         raise ValueError(
-            "post_training found no Dense layer.\nThese are what it quantizes.\nPass a float model with nn.Dense layers."
+            "post_training found no Dense layer.\nIt quantizes nothing else.\nPass a float model with nn.Dense layers."
         )
+    observers = {id(layer): MinMax(f"the input of layer {path!r}") for path, layer in layers.items()}
 
     def see(module, inputs, output):
         if id(module) in observers:
@@ -47,8 +50,8 @@ def post_training(model, calibration, batch_size=256):
         return output
 
     with watch(see):
-        predict(model, calibration.x if isinstance(calibration, Dataset) else calibration, batch_size)
-    integer = {path: QuantizedDense.from_dense(m, observers[id(m)]) for path, m in model.named_modules() if id(m) in observers}
+        predict(model, calibration, batch_size)
+    integer = {path: QuantizedDense.from_dense(layer, observers[id(layer)]) for path, layer in layers.items()}
     twin = model.copy()
     for path, layer in integer.items():
         twin = replace(twin, path, layer)

@@ -71,6 +71,11 @@ def evaluate(model, data, loss=None, metrics=None, batch_size=256):
 
 def default_loss(data, loss=None):
     """Cross-entropy for class ids, mean squared error for floating targets, unless another is given."""
+    if loss is not None and not callable(loss):
+        raise TypeError(
+            f"training got loss = {loss!r}.\nA loss is a function of (predictions, targets) that returns a Tensor.\n"
+            "Pass the function itself: loss=losses.mse."
+        )
     return loss or (losses.cross_entropy if data.y.dtype.kind == "i" else losses.mse)
 
 

@@ -1,0 +1,70 @@
+"""Layers that run but do not train: what sparse and integer layers have in common.
+
+They hold plain arrays, no Parameters. Their result still stands on the tape when their input does, for two reasons:
+``graph.py`` sees who feeds whom, and a backward pass that arrives here is refused. A gradient that silently ended here
+would leave everything below untrained. Layers above such a layer train as usual.
+
+Read ``layers.py`` before this file.
+"""
+
+from __future__ import annotations
+
+from .. import ops
+from ..tensor import as_tensor, record
+from .layers import Dense, _check_name, _wrong_features
+from .module import Module
+
+
+class ForwardOnly(Module):
+    """Base of layers that stand in for a `Dense` and only run. Subclasses define ``compute``.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        K and M.
+    activation : str, optional
+        As in `Dense`.
+    """
+
+    def __init__(self, in_features, out_features, activation=None):
+        if min(in_features, out_features) < 1:
+            raise ValueError(
+                f"{type(self).__name__}({in_features}, {out_features}) was asked for.\nBoth numbers of features are at "
+                "least 1.\nSuch a layer is made from a Dense, by converting a model."
+            )
+        _check_name("activation", activation, ops.ACTIVATIONS)
+        self.in_features, self.out_features, self.activation = int(in_features), int(out_features), activation
+
+    def compute(self, x):
+        """The layer before its activation, on arrays: (N, K) to a new array (N, M)."""
+        raise NotImplementedError
+
+    def forward(self, x):
+        """x of shape (..., K) to (..., M). A gradient cannot pass."""
+        x = as_tensor(x)
+        if not x.shape or x.shape[-1] != self.in_features:
+            raise ValueError(_wrong_features(self, x.shape))
+        z = self.compute(x.data.reshape(-1, self.in_features)).reshape(*x.shape[:-1], self.out_features)
+        out = z if self.activation is None else ops.ACTIVATIONS[self.activation](z)[0]
+        return record(type(self).__name__, out, (x,), self._refuse, saves=())
+
+    def _refuse(self, g):
+        raise RuntimeError(
+            f"backward reached {self!r}.\nSparse and integer layers only run: no gradient passes through them.\n"
+            "Train the float model (its masks hold while it trains), then convert it again."
+        )
+
+    def config(self):
+        return {"in_features": self.in_features, "out_features": self.out_features, "activation": self.activation}
+
+    def __repr__(self):
+        activation = f", activation={self.activation!r}" if self.activation else ""
+        return f"{type(self).__name__}({self.in_features}, {self.out_features}{activation})"
+
+
+def replaceable(model):
+    """{path: layer} of the `Dense` layers that another layer can stand in for.
+
+    A subclass with a forward of its own computes something else; it is left out.
+    """
+    return {p: m for p, m in model.named_modules() if isinstance(m, Dense) and type(m).forward is Dense.forward}
