@@ -40,7 +40,7 @@ def cross_entropy(logits, target, label_smoothing=0.0):
         If the batch is empty, shapes do not fit, an id is out of range, a row is no probability distribution or holds NaN,
         or the logits are the output of a softmax.
     """
-    logits = _check_logits("cross_entropy", logits)
+    logits = check_logits("cross_entropy", logits)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(
             f"cross_entropy got label_smoothing = {label_smoothing}.\nIt is the fraction that all classes share, in [0, 1]."
@@ -74,7 +74,7 @@ def kl_divergence(logits, target):
     ValueError
         As `cross_entropy`.
     """
-    logits = _check_logits("kl_divergence", logits)
+    logits = check_logits("kl_divergence", logits)
     target = _check_rows("kl_divergence", logits, _array(target))
     # The smallest normal number stands for 0: its logarithm is finite, and its share of the sum is far below rounding.
     return ops.softmax_kl(logits, np.log(np.maximum(target, np.finfo(target.dtype).tiny)))
@@ -191,7 +191,7 @@ def _error(loss, prediction, target):
     return prediction - target
 
 
-def _check_logits(loss, logits):
+def check_logits(loss, logits):
     logits = as_tensor(logits)
     if logits.ndim != 2 or logits.size == 0:
         raise ValueError(

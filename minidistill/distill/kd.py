@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import losses, ops
-from ..losses import _check_logits
+from ..losses import check_logits
 from ..tensor import Tensor
 
 
@@ -58,7 +58,7 @@ def kd_loss(student_logits, teacher_logits, labels=None, temperature=4.0, alpha=
 def soft_loss(student_logits, teacher_logits, temperature):
     """T² * KL(teacher ‖ student), both softened by T. Parameters, reductions and errors as in `kd_loss`."""
     check_settings(temperature)
-    student = _check_logits("the distillation loss", student_logits)
+    student = check_logits("the distillation loss", student_logits)
     teacher = np.asarray(teacher_logits, student.dtype)
     _check_teacher(teacher, student.shape)
     target_log_probs = ops.log_softmax(Tensor(teacher) / temperature).data  # (N, C); the student's own arithmetic

@@ -282,7 +282,7 @@ def csr_matmul(x: np.ndarray, values: np.ndarray, columns: np.ndarray, row_start
     ----------
     x : ndarray of float32 or float64, shape (M, K)
     values : ndarray of x's dtype, shape (nonzeros,)
-    columns : ndarray of uint16, int32 or uint32, shape (nonzeros,)
+    columns : ndarray of uint8, uint16 or uint32, shape (nonzeros,)
         Each below K.
     row_starts : ndarray of int, shape (N + 1,)
         Ascending from 0 to nonzeros.

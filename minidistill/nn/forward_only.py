@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from .. import ops
 from ..tensor import as_tensor, record
-from .layers import Dense, _check_name, _wrong_features
+from .layers import Dense, check_name, wrong_features
 from .module import Module
 
 
@@ -32,7 +32,7 @@ class ForwardOnly(Module):
                 f"{type(self).__name__}({in_features}, {out_features}) was asked for.\nBoth numbers of features are at "
                 "least 1.\nSuch a layer is made from a Dense, by converting a model."
             )
-        _check_name("activation", activation, ops.ACTIVATIONS)
+        check_name("activation", activation, ops.ACTIVATIONS)
         self.in_features, self.out_features, self.activation = int(in_features), int(out_features), activation
 
     def compute(self, x):
@@ -43,7 +43,7 @@ class ForwardOnly(Module):
         """x of shape (..., K) to (..., M). A gradient cannot pass."""
         x = as_tensor(x)
         if not x.shape or x.shape[-1] != self.in_features:
-            raise ValueError(_wrong_features(self, x.shape))
+            raise ValueError(wrong_features(self, x.shape))
         z = self.compute(x.data.reshape(-1, self.in_features)).reshape(*x.shape[:-1], self.out_features)
         out = z if self.activation is None else ops.ACTIVATIONS[self.activation](z)[0]
         return record(type(self).__name__, out, (x,), self._refuse, saves=())

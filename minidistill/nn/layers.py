@@ -39,8 +39,8 @@ class Dense(Module):
                 f"Dense({in_features}, {out_features}) was asked for.\nBoth numbers of features are at least 1.\n"
                 "The first is the length of an input row, the second of an output row."
             )
-        _check_name("activation", activation, ops.ACTIVATIONS)
-        _check_name("init", init, INITIALIZERS)
+        check_name("activation", activation, ops.ACTIVATIONS)
+        check_name("init", init, INITIALIZERS)
         self.in_features, self.out_features = int(in_features), int(out_features)
         self.activation, self.init = activation, init
         self.weight = Parameter(np.zeros((in_features, out_features), np.float32))
@@ -59,7 +59,7 @@ class Dense(Module):
         """x of shape (..., K) to (..., M)."""
         x = x if isinstance(x, Tensor) else as_tensor(x, like=self.weight)
         if not x.shape or x.shape[-1] != self.in_features:
-            raise ValueError(_wrong_features(self, x.shape))
+            raise ValueError(wrong_features(self, x.shape))
         return ops.dense(x, self.weight, self.bias, self.activation)
 
     def config(self):
@@ -165,7 +165,7 @@ class Activation(Module):
     """
 
     def __init__(self, name):
-        _check_name("activation", name, ops.ACTIVATIONS)
+        check_name("activation", name, ops.ACTIVATIONS)
         self.name = name
 
     def forward(self, x):
@@ -307,7 +307,7 @@ def check_ids(layer, ids):
     return array
 
 
-def _check_name(what, name, known):
+def check_name(what, name, known):
     if name is not None and name not in known:
         raise ValueError(
             f"{what}={name!r} was asked for.\nThe known names are: {', '.join(known)}.\n"
@@ -315,7 +315,7 @@ def _check_name(what, name, known):
         )
 
 
-def _wrong_features(layer, shape):
+def wrong_features(layer, shape):
     images = len(shape) > 2 and int(np.prod(shape[1:])) == layer.in_features
     cure = (
         "Flatten the images first: x.reshape(len(x), -1)."

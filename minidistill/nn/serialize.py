@@ -96,7 +96,7 @@ def load(path, into=None, max_bytes=4 * 2**30):
     header, arrays = read_header(path, max_bytes)
     try:
         if into is None:
-            model = _build(header["modules"], "", arrays, {}, path)
+            model = _build(header, "", arrays, {}, path)
             _fill(model, header, arrays, path)
             return model
         trial = _take_over(into.copy(), header, arrays, path)
@@ -214,8 +214,9 @@ def _fingerprint(array):
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------
-def _build(tree, path, arrays, built, file):
+def _build(header, path, arrays, built, file):
     """The module that the file describes at ``path``, with its parts. Arrays are filled in later."""
+    tree = header["modules"]
     entry = tree[path]
     if "same_as" in entry:
         return built[entry["same_as"]]
@@ -231,11 +232,12 @@ def _build(tree, path, arrays, built, file):
         numbers = sorted(int(p[len(prefix) :]) for p in tree if p.startswith(prefix) and p[len(prefix) :].isdigit())
         if numbers != list(range(len(numbers))):
             raise bad_file(file, f"The parts of {path or 'the model'!r} are not numbered from 0.", "Save it again.")
-        built[path] = layer(*[_build(tree, f"{prefix}{i}", arrays, built, file) for i in numbers])
+        built[path] = layer(*[_build(header, f"{prefix}{i}", arrays, built, file) for i in numbers])
         return built[path]
     # A layer allocates its arrays when it is made: the description must not ask for more than the file holds.
     for name, shape in getattr(layer, "stored_shapes", lambda config: {})(entry["config"]).items():
         full = f"{path}.{name}" if path else name
+        full = header["ties"].get(full, full)
         if full not in arrays or arrays[full].shape != tuple(shape):
             raise bad_file(file, f"{path!r} should have an array {name!r} of shape {shape}.", "Save the model again.")
     built[path] = layer(**entry["config"])
@@ -267,7 +269,7 @@ def _take_over(model, header, arrays, file):
         elif type(module).__name__ != entry["type"] or module.config() != entry["config"]:
             if isinstance(module, _CONTAINERS):
                 raise bad_file(file, f"{path!r} is a container of another kind here.", "Fill the class it was saved from.")
-            model = replace(model, path, _build(tree, path, arrays, {}, file))
+            model = replace(model, path, _build(header, path, arrays, {}, file))
     return model
 
 
