@@ -1,7 +1,7 @@
 """minidistill: make neural networks smaller, on an engine that can be read in an afternoon.
 
-    import minidistill as md
-    from minidistill import nn, losses, optim, datasets, distill, prune, quantize
+import minidistill as md
+from minidistill import nn, losses, optim, datasets, distill, prune, quantize
 """
 
 from . import explain as _explain  # gives Tensor the method explain,

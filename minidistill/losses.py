@@ -221,7 +221,7 @@ def _check_ids(logits, ids):
     if ids.shape != (n,):
         cure = "Make the ids a vector: y.reshape(-1)." if ids.size == n else "Give one id for each row of logits."
         if ids.shape == (n, classes):
-            cure = "For rows of probabilities, make them floating: y.astype(np.float32); from one-hot, y.argmax(axis=1)."
+            cure = "Rows of probabilities are floating, y.astype(np.float32); ids of one-hot rows are y.argmax(axis=1)."
         raise ValueError(
             f"cross_entropy got integer targets of shape {ids.shape} for logits of shape {logits.shape}.\n"
             f"Class ids are one whole number for each sample: shape ({n},).\n{cure}"
@@ -250,7 +250,7 @@ def _check_rows(loss, logits, target):
         raise ValueError(
             f"{loss} got rows with entries from {target.min():.4g} to {target.max():.4g} and sums from {sums.min():.6g} to "
             f"{sums.max():.6g}.\nEach row is a probability distribution: no entry negative or NaN, sum 1.\n"
-            "From logits, make them with ops.softmax(logits); from counts, divide by the sum: t / t.sum(axis=1, keepdims=True)."
+            "Make them with ops.softmax(logits), or divide by the sums: t / t.sum(axis=1, keepdims=True)."
         )
     return target / sums
 

@@ -23,11 +23,16 @@ def dot(a, b):
     return elementwise.multiply(a, b) if np.ndim(a) == 0 or np.ndim(b) == 0 else linear.matmul(a, b)
 
 
-def take(x, ids, axis=None):
+def take(x, indices, axis=None):
     """``np.take``: of all elements in a row, or along an axis."""
     if axis is None:
-        return shape.getitem(shape.reshape(x, -1), np.asarray(ids))
-    return shape.getitem(x, (slice(None),) * (axis % np.ndim(x)) + (np.asarray(ids),))
+        return shape.getitem(shape.reshape(x, -1), np.asarray(indices))
+    return shape.getitem(x, (slice(None),) * (axis % np.ndim(x)) + (np.asarray(indices),))
+
+
+def clip(x, a_min=None, a_max=None, *, min=None, max=None):
+    """``np.clip`` with either of its two spellings of the limits."""
+    return elementwise.clip(x, a_min if min is None else min, a_max if max is None else max)
 
 
 OPERATIONS = {
@@ -46,7 +51,7 @@ OPERATIONS = {
     np.tanh: activation.tanh,
     np.maximum: elementwise.maximum,
     np.minimum: elementwise.minimum,
-    np.clip: elementwise.clip,
+    np.clip: clip,
     np.where: elementwise.where,
     np.matmul: linear.matmul,
     np.dot: dot,

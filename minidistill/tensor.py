@@ -166,8 +166,8 @@ class Tensor:
         self.assign(value)
 
     def assign(self, value):
-        """Replace the values of a leaf by others of the same shape. A backward that needs the old ones raises."""
-        value = np.asarray(value, self.dtype)
+        """Replace the values of a leaf by a copy of others of the same shape. A backward that needs the old ones raises."""
+        value = np.array(value, self.dtype)  # a copy: shared with another tensor, its changes would not be counted here
         if self._node is not None:
             raise RuntimeError(
                 f"assigned to the result of `{self._node.op}`.\nOnly leaves (tensors made by hand, parameters) can be "
@@ -253,13 +253,14 @@ class Tensor:
         ------
         RuntimeError
             If nothing was recorded, if it is not a scalar and no upstream is given, or if a value that the backward
-            pass needs was changed after it was used.
+            pass needs was changed after it was used. No ``.grad`` is touched then.
         """
-        handed_out: set[int] = set()
-        for end, g in gradients(self, upstream):
+        found, handed_out = [], set()
+        for end, g in gradients(self, upstream):  # to its end before any .grad is written: an error changes nothing
             tensor = end if isinstance(end, Tensor) else end.retain_for and end.retain_for()
-            if tensor is None:
-                continue
+            if tensor is not None:
+                found.append((tensor, g))
+        for tensor, g in found:
             if tensor.grad is not None:
                 tensor.grad = _as_gradient(tensor.grad + g)
             else:
@@ -296,14 +297,15 @@ def record(op, data, inputs, vjp, saves=None):
                 out._version = x._version
     if out._version is None:
         out._version = Version()
-    out.requires_grad = _recording.get() and any(x.requires_grad for x in inputs)
+    wanted = [x.requires_grad for x in inputs]
+    out.requires_grad = _recording.get() and True in wanted
     if not out.requires_grad:
         out._node = None
         return out
-    parents = tuple((x._node or x) if x.requires_grad else None for x in inputs)
-    if isinstance(vjp, tuple):  # what nobody will call must not keep its arrays alive
-        vjp = tuple(f if parent is not None else None for parent, f in zip(parents, vjp))
-    saved = tuple((x._version, x._version.count) for x in (inputs if saves is None else saves))
+    if False in wanted and isinstance(vjp, tuple):  # what nobody will call must not keep its arrays alive
+        vjp = tuple(f if wants else None for f, wants in zip(vjp, wanted))
+    parents = [(x._node or x) if x.requires_grad else None for x in inputs]
+    saved = [(x._version, x._version.count) for x in (inputs if saves is None else saves)]
     out._node = Node(op, parents, vjp, saved, out._data)
     return out
 
@@ -397,6 +399,16 @@ def as_tensor(value, like=None):
     if like is not None and isinstance(value, (int, float)):  # Python scalars are weak
         value = np.asarray(value, like.dtype)
     return Tensor(value if like is None else as_float_array(value, like.dtype))
+
+
+def as_number(value, op, option):
+    """An option of an operation as a Python float. A Tensor raises: its gradient would be lost without a word."""
+    if isinstance(value, Tensor) or np.ndim(value):
+        raise TypeError(
+            f"`{op}` got {option} of shape {np.shape(value)}, a {type(value).__name__}.\nAn option is one plain number "
+            "and has no gradient.\nPass float(value), or compose it: np.minimum, np.maximum and np.where take tensors."
+        )
+    return float(value)
 
 
 def memory_of(array):

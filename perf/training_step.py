@@ -99,7 +99,9 @@ def measure(widths, size):
 
 
 def main():
-    lines = [f"{'training step':<22} {'minidistill':>18} {'by hand':>18} {'PyTorch':>18} {'by hand / ours':>15} {'PyTorch / ours':>15}"]
+    lines = [
+        f"{'training step':<22} {'minidistill':>18} {'by hand':>18} {'PyTorch':>18} {'by hand / ours':>15} {'PyTorch / ours':>15}"
+    ]
     kept = []
     for widths, size in CASES:
         times = measure(widths, size)

@@ -191,13 +191,14 @@ class NoScipy:
 sys.meta_path.insert(0, NoScipy())
 import numpy as np
 import minidistill as md
-from minidistill import nn, prune, quantize
+from minidistill import nn, optim, prune, quantize
 from minidistill.datasets import Dataset
 
 x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
 y = (x[:, 0] > 0).astype(np.int64)
 model = nn.Sequential(nn.Dense(4, 8, activation="gelu"), nn.Dense(8, 2), rng=0)
-md.fit(model, Dataset(x, y), epochs=20, batch_size=16, progress=False, rng=0)
+adam = optim.Adam(model.parameters(), lr=0.02)
+md.fit(model, Dataset(x, y), optimizer=adam, epochs=20, batch_size=16, progress=False, rng=0)
 prune.magnitude(model, sparsity=0.25)
 for trained in (model, prune.to_sparse(model), quantize.post_training(model, calibration=x)):
     print((md.predict(trained, x).argmax(axis=1) == y).mean())

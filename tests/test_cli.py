@@ -74,7 +74,9 @@ def test_evaluate_agrees_with_python(model_file, capsys):
 def test_evaluate_reads_npz_and_csv(model_file, tmp_path, capsys):
     train, _ = md.datasets.load_digits()
     np.savez(tmp_path / "d.npz", x=train.x[:50], y=train.y[:50])
-    np.savetxt(tmp_path / "d.csv", np.column_stack([train.x[:50], train.y[:50]]), delimiter=",", fmt=["%.9g"] * 64 + ["%d"])
+    np.savetxt(
+        tmp_path / "d.csv", np.column_stack([train.x[:50], train.y[:50]]), delimiter=",", fmt=["%.9g"] * 64 + ["%d"]
+    )
     outputs = [run(capsys, "evaluate", str(model_file), "--data", str(tmp_path / name)) for name in ("d.npz", "d.csv")]
     assert outputs[0] == outputs[1] and outputs[0][0] == 0
 
@@ -115,7 +117,9 @@ def test_help_has_examples(command, capsys):
 
 
 def test_python_dash_m_is_the_same_command(model_file):
-    result = subprocess.run([sys.executable, "-m", "minidistill", "inspect", str(model_file)], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "minidistill", "inspect", str(model_file)], capture_output=True, text=True
+    )
     assert result.returncode == 0 and "every checksum holds" in result.stdout
     result = subprocess.run([sys.executable, "-m", "minidistill", "inspect", "nowhere"], capture_output=True, text=True)
     assert result.returncode == 2 and "Traceback" not in result.stderr

@@ -41,7 +41,9 @@ def test_rankings_by_hand():
     assert hit_rate_at_k(scores, relevant, k=2) == 0.5
     best = 1 + 1 / np.log2(3)
     assert ndcg_at_k(scores, relevant, k=2) == pytest.approx(((1 / np.log2(3)) / best + 0) / 2)
-    assert ndcg_at_k(scores, relevant, k=10) == pytest.approx(((1 / np.log2(3) + 1 / np.log2(5)) / best + 1 / np.log2(5)) / 2)
+    assert ndcg_at_k(scores, relevant, k=10) == pytest.approx(
+        ((1 / np.log2(3) + 1 / np.log2(5)) / best + 1 / np.log2(5)) / 2
+    )
     assert ndcg_at_k(relevant.astype(float), relevant, k=3) == 1
 
 

@@ -143,6 +143,18 @@ def test_where_broadcasts_its_condition_and_takes_a_tensor_for_it(rng):
     verify(lambda x: ops.where(Tensor(condition), x, 0), lambda x: np.where(condition, x, 0.0), a)
 
 
+def test_both_spellings_of_the_limits_of_clip(rng):
+    x = anywhere(rng, (3, 4))
+    for clip in (
+        lambda a: np.clip(a, a_min=-0.5, a_max=0.8),
+        lambda a: np.clip(a, min=-0.5, max=0.8),
+        lambda a: np.clip(a, None, 0.8),
+        lambda a: np.clip(a, max=0.8),
+        lambda a: np.clip(a, min=-0.5),
+    ):
+        verify(clip, clip, x)
+
+
 def test_operators_are_the_operations(rng):
     a, b = positive(rng, (3, 3)), positive(rng, (3, 3))
     verify(lambda x, y: (-x + y - x * y / x) ** 2 @ y, lambda x, y: (-x + y - x * y / x) ** 2 @ y, a, b)

@@ -81,6 +81,31 @@ def test_a_masked_softmax_gives_masked_classes_nothing():
     assert out.data.tolist() == [-math.log(2), -np.inf, -math.log(2)] and grad.tolist() == [0.5, 0, -0.5]
 
 
+@pytest.mark.parametrize("option", [Tensor(0.5), np.array([0.5, 0.5]), [0.5]], ids=["tensor", "array", "list"])
+def test_an_option_that_is_no_number_raises_because_its_gradient_would_be_lost(option):
+    x = Tensor(np.array([-1.0, 1.0]), requires_grad=True)
+    for call, text in [
+        (lambda: ops.clip(x, option), "`clip` got low"),
+        (lambda: ops.clip(x, high=option), "`clip` got high"),
+        (lambda: np.clip(x, 0, option), "`clip` got high"),
+        (lambda: ops.leaky_relu(x, option), "`leaky_relu` got slope"),
+    ]:
+        with pytest.raises(
+            TypeError, match=text + r" of shape .*\nAn option is one plain number.*\nPass float\(value\)"
+        ):
+            call()
+    assert ops.clip(x, np.float64(0.5), np.array(0.75)).data.tolist() == [0.5, 0.75]
+
+
+def test_the_variance_of_one_number_with_ddof_1_is_undefined_and_so_is_its_gradient():
+    x = Tensor(np.ones(1), requires_grad=True)
+    with np.errstate(all="ignore"), pytest.warns(RuntimeWarning, match="Degrees of freedom"):
+        out = x.var(ddof=1)
+    with np.errstate(all="ignore"):
+        out.backward()
+    assert np.isnan(out.item()) and np.isnan(x.grad).all()
+
+
 def test_log1p_keeps_small_numbers():
     assert ops.log1p(np.float32(1e-10)).item() == np.float32(1e-10)
 

@@ -87,6 +87,13 @@ def test_dense_with_plain_arrays_and_frozen_parts(rng):
     verify(lambda w: ops.dense(w, w), lambda w: w @ w, anywhere(rng, (3, 3)))
 
 
+@pytest.mark.parametrize("bias", [(3,), (1,), ()], ids=str)
+@pytest.mark.parametrize("shape", [(5, 4), (4,), (2, 3, 4), (0, 4)], ids=str)
+def test_dense_broadcasts_its_bias_and_undoes_it(shape, bias, rng):
+    arrays = [anywhere(rng, s) for s in (shape, (4, 3), bias)]
+    verify(lambda *t: ops.dense(*t, "tanh"), lambda x, w, b: np.tanh(x @ w + b), *arrays)
+
+
 @pytest.mark.parametrize("ids", [[0, 2, 2], 1, [[4, 4], [4, 0]], np.zeros((0,), int), np.zeros((2, 0), int)], ids=str)
 def test_embedding_is_indexing_with_a_sparse_gradient(ids, rng):
     ids, table = np.asarray(ids), anywhere(rng, (5, 3))

@@ -92,6 +92,7 @@ def test_indexing_with_a_tensor_raises():
 def test_take(axis, rng):
     ids = np.array([[0, 1], [1, 1]])
     verify(lambda t: np.take(t, ids, axis), lambda a: np.take(a, ids, axis), anywhere(rng, (3, 4)))
+    verify(lambda t: np.take(t, axis=axis, indices=ids), lambda a: np.take(a, ids, axis), anywhere(rng, (3, 4)))
     verify(lambda t: np.take(t, ids), lambda a: np.take(a, ids), anywhere(rng, (3, 4)))  # of all elements in a row
 
 

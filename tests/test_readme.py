@@ -58,7 +58,9 @@ def test_every_command_line_is_understood():
 
 
 def test_every_file_that_is_named_exists():
-    for path in re.findall(r"\]\(([\w/.-]+)\)", README) + re.findall(r"`((?:tutorials|minidistill|\.ci)/[\w/.-]+)`", README):
+    for path in re.findall(r"\]\(([\w/.-]+)\)", README) + re.findall(
+        r"`((?:tutorials|minidistill|\.ci)/[\w/.-]+)`", README
+    ):
         assert (ROOT / path).exists(), path
     for path in re.findall(r"`((?:\w+/)*\w+\.py)`", README):
         assert (ROOT / "minidistill" / path).exists() or (ROOT / path).exists(), path

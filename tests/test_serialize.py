@@ -49,7 +49,9 @@ MODELS = {
     "masked": pruned,
     "sparse": lambda: prune.to_sparse(pruned()),
     "int8": lambda: quantize.post_training(network(), X),
-    "nested": lambda: nn.Sequential(nn.Sequential(nn.Dense(6, 3, rng=1), nn.ReLU()), nn.Flatten(), nn.Dense(3, 2, rng=2)),
+    "nested": lambda: nn.Sequential(
+        nn.Sequential(nn.Dense(6, 3, rng=1), nn.ReLU()), nn.Flatten(), nn.Dense(3, 2, rng=2)
+    ),
 }
 
 
@@ -185,7 +187,9 @@ BAD = {
     "a tie to nowhere": lambda h, a: put(h["ties"], "0.weight", "9.weight"),
     "modules as a list": lambda h, a: put(h, "modules", []),
     "no modules": lambda h, a: drop(h, "modules"),
-    "a constraint on nothing": lambda h, a: put(h["constraints"], "9.w", [{"type": "Mask", "config": {}, "arrays": {}}]),
+    "a constraint on nothing": lambda h, a: put(
+        h["constraints"], "9.w", [{"type": "Mask", "config": {}, "arrays": {}}]
+    ),
     "no JSON": lambda h, a: (b"{", a),
     "deep JSON": lambda h, a: (b"[" * 100_000, a),
 }

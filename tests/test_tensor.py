@@ -150,6 +150,52 @@ def test_only_what_a_vjp_needs_is_kept():
     assert x.grad.tolist() == [12, 20]
 
 
+def test_a_product_with_a_constant_keeps_the_constant_only():
+    constants = {
+        "multiply": lambda h: h * np.ones((2, 2)),
+        "divide": lambda h: h / np.ones((2, 2)),
+        "matmul": lambda h: h @ np.eye(2),
+        "matmul of a vector": lambda h: h[0] @ np.eye(2),
+        "matmul from the left": lambda h: np.eye(2) @ h,
+    }
+    for name, operation in constants.items():
+        h = leaf([1.0, 2.0], [3.0, 4.0]) * 2.0
+        out, values = operation(h), weakref.ref(h.data)
+        del h
+        assert out.requires_grad and values() is None, name
+
+
+def closed_over(function):
+    """Everything that a VJP holds on to, through the functions it calls."""
+    stack, found = [function], []
+    while stack:
+        value = stack.pop()
+        found.append(value)
+        if isinstance(value, (tuple, list)):
+            stack.extend(value)
+        stack.extend(cell.cell_contents for cell in getattr(value, "__closure__", None) or ())
+    return found
+
+
+def test_no_vjp_holds_a_tensor():
+    x, w, b = leaf([1.0, 2.0], [3.0, 4.0]), leaf([1.0, 0.5], [2.0, 1.0]), leaf(1.0, 2.0)
+    ends = [
+        *(operation(x, w) for operation in (ops.add, ops.subtract, ops.multiply, ops.divide, ops.power, ops.matmul)),
+        *(operation(x, w) for operation in (ops.maximum, ops.minimum, lambda *t: ops.where(w > 0, *t), ops.dense)),
+        *(getattr(ops, name)(x) for name in ("sum", "mean", "max", "min", "var", "std", "logsumexp", "clip", "log1p")),
+        *(getattr(ops, name)(x) for name in ("negative", "exp", "log", "sqrt", "absolute", "squeeze", "transpose")),
+        *(ops.dense(x, w, b, name) for name in ops.ACTIVATIONS),
+        *(operation([x, w]) for operation in (ops.concatenate, ops.stack)),
+        *(x.reshape(4), x[[0, 0]], ops.broadcast_to(x, (3, 2, 2)), ops.expand_dims(x, 0), ops.dropout(x, 0.5, rng=0)),
+        *(ops.embedding(x, [0]), ops.softmax_cross_entropy(x, np.array([0, 1])), ops.softmax_kl(x, x.data)),
+        *(ops.sigmoid_cross_entropy(x, x.data), *ops.split(x, 2)),
+    ]
+    for end in ends:
+        assert end._node.vjp and not any(isinstance(value, Tensor) for value in closed_over(end._node.vjp)), (
+            end._node.op
+        )
+
+
 def test_the_tape_dies_with_its_last_tensor_without_the_cycle_collector():
     gc.collect()
     gc.disable()

@@ -103,6 +103,26 @@ def test_the_text_for_a_changed_value():
     assert x.grad.tolist() == [6, 8]
 
 
+def test_a_backward_that_raises_leaves_no_gradient_behind():
+    """Otherwise whoever catches the error and computes again would count the first half twice."""
+    first, second, bias = leaf(1.0, 2.0), leaf(3.0, 4.0), leaf(0.0, 0.0)
+    bias.grad = before = np.array([5.0, 6.0])
+    loss = (ops.exp(first * first) * second + bias).sum()
+    first.assign([0, 0])
+    with pytest.raises(RuntimeError, match="backward reached `multiply`"):
+        loss.backward()
+    assert first.grad is None and second.grad is None and bias.grad is before and before.tolist() == [5, 6]
+
+
+def test_a_tensor_assigned_from_another_does_not_follow_it():
+    source, x = nn.Parameter(np.ones(2)), leaf(0.0, 0.0)
+    x.assign(source)
+    y = (x * x).sum()
+    source.assign([5, 5])  # in place, and counted for `source` alone
+    y.backward()
+    assert x.data.tolist() == [1, 1] and x.grad.tolist() == [2, 2]
+
+
 def test_assigning_a_parameter_is_in_place_and_a_tensor_replaces():
     w = nn.Parameter(np.zeros(2))
     memory = w.data

@@ -268,7 +268,9 @@ def _take_over(model, header, arrays, file):
                 )
         elif type(module).__name__ != entry["type"] or module.config() != entry["config"]:
             if isinstance(module, _CONTAINERS):
-                raise bad_file(file, f"{path!r} is a container of another kind here.", "Fill the class it was saved from.")
+                raise bad_file(
+                    file, f"{path!r} is a container of another kind here.", "Fill the class it was saved from."
+                )
             model = replace(model, path, _build(header, path, arrays, {}, file))
     return model
 
@@ -285,7 +287,9 @@ def _fill(model, header, arrays, file):
         wrong = sorted(stored ^ (parameters.keys() | buffers.keys()))
         raise bad_file(file, f"These arrays are missing or too many for the model: {wrong}.", "Save the model again.")
     for name, own in {**parameters, **buffers}.items():
-        kinds_fit = arrays[name].dtype in (np.float32, np.float64) if name in parameters else arrays[name].dtype == own.dtype
+        kinds_fit = (
+            arrays[name].dtype in (np.float32, np.float64) if name in parameters else arrays[name].dtype == own.dtype
+        )
         if arrays[name].shape != own.shape or not kinds_fit:
             raise bad_file(
                 file,

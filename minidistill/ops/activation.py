@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from ..kernels import erf
-from ..tensor import as_tensor, record
+from ..tensor import as_number, as_tensor, record
 
 
 def _relu(z):
@@ -100,7 +100,7 @@ def relu(x):
 
 def leaky_relu(x, slope=0.01):
     """x where positive, slope * x elsewhere (Maas et al. 2013)."""
-    return activate("leaky_relu", x, slope=slope)
+    return activate("leaky_relu", x, slope=as_number(slope, "leaky_relu", "slope"))
 
 
 def sigmoid(x):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..tensor import as_tensor, record
+from ..tensor import as_number, as_tensor, record
 from .broadcast import pair, unbroadcast
 
 
@@ -106,7 +106,8 @@ def clip(x, low=None, high=None):
     """x limited to [low, high], two numbers; None leaves a side open. The derivative on a limit is 1."""
     x = as_tensor(x)
     a = x.data
-    low, high = -np.inf if low is None else float(low), np.inf if high is None else float(high)
+    low = -np.inf if low is None else as_number(low, "clip", "low")
+    high = np.inf if high is None else as_number(high, "clip", "high")
     return record("clip", np.clip(a, low, high), (x,), (lambda g: g * ((a >= low) & (a <= high)),))
 
 

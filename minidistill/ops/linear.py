@@ -23,16 +23,16 @@ def matmul(a, b):
     # A vector is a matrix with one row (left) or one column (right); with that, one rule serves all.
     rows = x[None, :] if x.ndim == 1 else x  # (..., N, K)
     columns = y[:, None] if y.ndim == 1 else y  # (..., K, M)
-
-    def as_matrix(g):
-        g = np.expand_dims(g, -1) if y.ndim == 1 else g
-        return np.expand_dims(g, -2) if x.ndim == 1 else g  # (..., N, M)
+    added = tuple(axis for axis, array in ((-2, x), (-1, y)) if array.ndim == 1)
+    shape_a, shape_b, shape_rows, shape_columns = x.shape, y.shape, rows.shape, columns.shape
 
     def vjp_a(g):
-        return unbroadcast(as_matrix(g) @ np.swapaxes(columns, -1, -2), rows.shape).reshape(x.shape)
+        g = np.expand_dims(g, added)  # (..., N, M)
+        return unbroadcast(g @ np.swapaxes(columns, -1, -2), shape_rows).reshape(shape_a)
 
     def vjp_b(g):
-        return unbroadcast(np.swapaxes(rows, -1, -2) @ as_matrix(g), columns.shape).reshape(y.shape)
+        g = np.expand_dims(g, added)  # (..., N, M)
+        return unbroadcast(np.swapaxes(rows, -1, -2) @ g, shape_columns).reshape(shape_b)
 
     return record("matmul", out, (a, b), (vjp_a, vjp_b))
 
@@ -58,13 +58,14 @@ def dense(x, weight, bias=None, activation=None):
     out, pullback = (z, None) if activation is None else ACTIVATIONS[activation](z)
 
     wants_dx, wants_dw = x.requires_grad, weight.requires_grad
+    shape_b = inputs[2].shape if len(inputs) == 3 and inputs[2].requires_grad else None
 
     def vjp(g):
         dz = g if pullback is None else pullback(g)  # (..., M)
-        flat = _rows(dz)
         dx = dz @ w.T if wants_dx else None
-        dw = _rows(a).T @ flat if wants_dw else None
-        return dx, dw, flat.sum(axis=0)
+        dw = _rows(a).T @ _rows(dz) if wants_dw else None
+        db = None if shape_b is None else unbroadcast(dz, shape_b)
+        return dx, dw, db
 
     return record(f"dense {activation or 'linear'}", out, inputs, vjp, saves=(x, weight))
 

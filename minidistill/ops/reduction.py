@@ -47,7 +47,7 @@ def var(x, axis=None, *, ddof=0, keepdims=False):
     n = _count(x.shape, axis)
     centred = x.data - x.data.mean(axis=axis, keepdims=True)
 
-    vjp = (lambda g: 2 / (n - ddof) * _spread(g, centred.shape, axis, keepdims) * centred,)
+    vjp = (lambda g: _spread(2 * g / (n - ddof), centred.shape, axis, keepdims) * centred,)
     return record("var", x.data.var(axis=axis, ddof=ddof, keepdims=keepdims), (x,), vjp, saves=())
 
 

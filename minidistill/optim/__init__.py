@@ -1,4 +1,8 @@
-"""Optimizers and learning rate schedules. Read ``optimizers``, then ``parameters``, ``clipping`` and ``schedules``."""
+"""Optimizers and learning rate schedules.
 
-from .optimizers import SGD, Adam, AdamW, Optimizer
+Read ``parameters``, ``clipping`` and ``base``, then ``optimizers``; ``schedules`` stands alone.
+"""
+
+from .base import Optimizer
+from .optimizers import SGD, Adam, AdamW
 from .schedules import chain, constant, cosine, exponential, step_decay, warmup

@@ -73,7 +73,7 @@ def match_gradients(tree, grads, path="grads"):
 
 
 def check_gradient(gradient, array, position):
-    """The gradient of one parameter, as an ndarray or RowSparse that fits it."""
+    """The gradient of one parameter, as an ndarray or RowSparse of its shape and dtype."""
     if not isinstance(gradient, (np.ndarray, RowSparse)):
         gradient = np.asarray(gradient)
     if gradient.shape != array.shape or gradient.dtype.kind not in "fiu":
@@ -88,7 +88,7 @@ def check_gradient(gradient, array, position):
             f"step() got {gradient!r} for parameter {position}.\nIts rows are distinct, ascending and within the table, with "
             "one row of values each.\nLet ops.embedding make it, or sort and add up with np.unique and np.add.at."
         )
-    return gradient
+    return gradient.astype(array.dtype, copy=False)
 
 
 def _rows_fit(gradient):
@@ -121,7 +121,11 @@ def _check_parameters(params):
 
 def _check_parameter(param, position):
     if not isinstance(param, (Tensor, np.ndarray)):
-        cure = "Pass model.parameters()." if isinstance(param, Module) else "Wrap it, nn.Parameter(values), or list(...) it."
+        cure = (
+            "Pass model.parameters()."
+            if isinstance(param, Module)
+            else "Make it nn.Parameter(values), or a list of them."
+        )
         raise TypeError(
             f"an optimizer got a {type(param).__name__} as parameter {position}.\nParameters are Tensors or float arrays, "
             f"in lists, tuples and dicts: they are updated in place.\n{cure}"

@@ -93,7 +93,7 @@ def _positive(schedule, name, value):
     if not 0 < value < math.inf:
         raise ValueError(
             f"{schedule} got {name} = {value}.\nA rate, and a factor of rates, is positive and finite.\n"
-            f"Usual values: lr=1e-3 for Adam, lr=0.1 for SGD, factor=0.1."
+            "Usual values: lr=1e-3 for Adam, lr=0.1 for SGD, factor=0.1."
         )
     return float(value)
 

@@ -1,0 +1,268 @@
+"""What is the same for all optimizers: one step, from gradients to constraints, and saving and loading.
+
+A subclass (``optimizers.py``) says which arrays it remembers for a parameter, its slots, and calls the kernel with its
+rule. Read ``parameters.py`` before this file.
+
+Row-sparse gradients (embedding tables) are applied row by row: moments, weight decay and constraints touch the rows of
+the batch and no others, with the step count of all. That is lazy Adam, and lazy momentum. The dense rule decays the
+moments of every row in every step, and so goes on moving rows that the batch did not use; here those rest. In return a
+step costs what the batch touches, however large the table is.
+
+Given up for simplicity: one rule for all groups, no closures, no averaging of weights.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..nn.constraints import Mask
+from ..tensor import RowSparse, Tensor
+from .clipping import clip_norm, clip_values
+from .parameters import array_of, check_gradient, match_gradients, read_groups
+
+
+class Optimizer:
+    """Base class: everything but the rule. See `SGD` and `Adam`.
+
+    Parameters
+    ----------
+    params : nested lists, tuples and dicts of Tensors or float ndarrays, or list of groups
+        Leaf tensors, or C-contiguous float32 or float64 arrays; all are updated in place. A group is a dict with such a
+        nesting as "params" and options of its own: ``[{"params": a, "lr": 0.1}, {"params": b, "weight_decay": 0}]``.
+    options : dict
+        The options of groups that do not name their own: "lr", "weight_decay" and those of the rule.
+    clip_norm, clip_value : float, optional
+        Limit of the global norm of all gradients, and of each of their entries. Entries are limited first. Both see the
+        gradient of the loss, before weight decay.
+
+    Attributes
+    ----------
+    parameters : list
+        All parameters, flat, in the order of ``params``.
+    step_count : int
+        Steps taken.
+    lr : float
+        Rate of the next step (of the first group).
+    groups : list of dict
+        The options of each group. Setting ``groups[0]["lr"]`` changes the rate by hand; `state_dict` does not hold it, so
+        a training that is to be resumed takes a schedule.
+    """
+
+    def __init__(self, params, options, clip_norm=None, clip_value=None):
+        self._tree, self.groups = read_groups(params, options)
+        for group in self.groups:
+            self.check_options(group)
+        for name, limit in (("clip_norm", clip_norm), ("clip_value", clip_value)):
+            if limit is not None and not limit > 0:
+                raise self.option_error(name, limit, "A limit is positive; None clips nothing", f"{name}=1.0")
+        self.clip_norm, self.clip_value = clip_norm, clip_value
+        self.step_count = 0
+        self._entries = [_Entry(param, group) for group in self.groups for param in group["params"]]
+
+    # ---- what a subclass says ------------------------------------------------------------------------------------
+    def slot_names(self, options):
+        """Names of the arrays, each of the parameter's shape and dtype, that the rule remembers for a parameter."""
+        raise NotImplementedError
+
+    def rule(self, array, grad, slots, mask, rows, lr, options):
+        """Update one array and its slots (a dict by name) in place: a call of the kernel."""
+        raise NotImplementedError
+
+    def check_options(self, options):
+        """Raise if a group's options make no sense. Subclasses check those of their rule too."""
+        lr, weight_decay = options["lr"], options["weight_decay"]
+        if not callable(lr) and not 0 < lr < math.inf:
+            raise self.option_error("lr", lr, "The learning rate is positive and finite, or a schedule", "lr=1e-3")
+        if not 0 <= weight_decay < math.inf:
+            raise self.option_error("weight_decay", weight_decay, "Decay is not negative", "weight_decay=1e-4")
+
+    def option_error(self, name, value, rule, example):
+        """The error for an option that makes no sense."""
+        return ValueError(f"{type(self).__name__} got {name} = {value!r}.\n{rule}.\nWrite {example}, for example.")
+
+    # ---- the public face -----------------------------------------------------------------------------------------
+    @property
+    def parameters(self):
+        return [entry.param for entry in self._entries]
+
+    @property
+    def lr(self):
+        return self._rate(self.groups[0])
+
+    def step(self, grads=None):
+        """Update every parameter that has a gradient, once, in place.
+
+        Parameters
+        ----------
+        grads : nested lists, tuples and dicts of ndarray, RowSparse or None, optional
+            In the nesting of ``params`` (a list of nestings for groups), as `md.grad` returns it. Left out, gradients are
+            taken from ``.grad``. A parameter whose gradient is None stays as it is, weight decay included.
+
+        Raises
+        ------
+        ValueError
+            If nesting or shapes do not fit, or a schedule gives a negative rate or NaN. Nothing is changed then.
+        RuntimeError
+            If no parameter has a gradient.
+
+        Notes
+        -----
+        A NaN in a gradient goes into the parameter, where training finds it in the next loss.
+        """
+        gradients = self._gradients(grads)
+        if self.clip_value is not None:
+            gradients = clip_values(gradients, self.clip_value)
+        if self.clip_norm is not None:
+            gradients = clip_norm(gradients, self.clip_norm)
+        rates = {id(group): self._rate(group) for group in self.groups}
+        self.step_count += 1
+        for entry, gradient in zip(self._entries, gradients):
+            if gradient is not None:
+                self._update(entry, gradient, rates[id(entry.group)])
+
+    def zero_grad(self):
+        """Forget the gradients of all parameters."""
+        for entry in self._entries:
+            if isinstance(entry.param, Tensor):
+                entry.param.grad = None
+
+    def state_dict(self):
+        """All that a later step depends on, besides the parameters and the options.
+
+        Returns
+        -------
+        dict
+            "step": int; "slots": copies of the remembered arrays, by position of the parameter and name, as in "0.m".
+        """
+        slots = {
+            f"{i}.{name}": array.copy()
+            for i, entry in enumerate(self._entries)
+            for name, array in (entry.slots or {}).items()
+        }
+        return {"step": self.step_count, "slots": slots}
+
+    def load_state_dict(self, state):
+        """Continue where `state_dict` was taken, bit for bit.
+
+        Raises
+        ------
+        ValueError
+            Naming every slot that is unknown, missing, or of a wrong shape or dtype; nothing is changed then.
+        """
+        step, slots = self._check_state(state)
+        self.step_count = step
+        for i, entry in enumerate(self._entries):
+            mine = {name: slots[f"{i}.{name}"] for name in self.slot_names(entry.group) if f"{i}.{name}" in slots}
+            entry.slots = {name: np.array(array, order="C") for name, array in mine.items()} or None
+
+    def __repr__(self):
+        options = {name: value for name, value in self.groups[0].items() if name != "params"}
+        sizes = sum(array_of(param).size for param in self.parameters)
+        text = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        return f"{type(self).__name__}({len(self._entries)} parameters of {sizes:,} numbers, {text})"
+
+    # ---- one step ------------------------------------------------------------------------------------------------
+    def _gradients(self, grads):
+        """The checked gradient of each parameter, in order; None where there is none."""
+        if grads is None:
+            found = [entry.param.grad if isinstance(entry.param, Tensor) else None for entry in self._entries]
+        else:
+            found = match_gradients(self._tree, grads)
+        if all(gradient is None for gradient in found):
+            raise RuntimeError(
+                "step() found no gradient for any parameter.\nGradients come from .grad, after loss.backward(), or from the "
+                "argument.\nCall loss.backward() before step(), or step(md.grad(loss)(params)) for plain arrays."
+            )
+        return [
+            None if gradient is None else check_gradient(gradient, array_of(entry.param), position)
+            for position, (entry, gradient) in enumerate(zip(self._entries, found))
+        ]
+
+    def _rate(self, group):
+        """The group's learning rate for the next step."""
+        lr = group["lr"]
+        if not callable(lr):
+            return lr
+        rate = lr(self.step_count)
+        if not 0 <= rate < math.inf:
+            raise ValueError(
+                f"the schedule of {type(self).__name__} gave the rate {rate} for step {self.step_count}.\nA rate is finite "
+                "and not negative.\nA schedule is a function of the step count, from 0, that returns a float."
+            )
+        return float(rate)
+
+    def _update(self, entry, gradient, rate):
+        """Apply the rule to one parameter, then its constraints."""
+        param = entry.param
+        array = array_of(param)
+        if entry.slots is None:
+            entry.slots = {name: np.zeros_like(array) for name in self.slot_names(entry.group)}
+        grad, rows = (gradient.values, gradient.rows) if isinstance(gradient, RowSparse) else (gradient, None)
+        mask, others = _constraints(param, array)
+        self.rule(array, grad, entry.slots, mask, rows, rate, entry.group)
+        for constraint in others:
+            constraint.apply(param, rows)
+        if param is not array:
+            param.changed()
+
+    def _check_state(self, state):
+        """(step, slots) of a state that fits, or an error that names all that does not."""
+        step, slots = (state.get("step"), state.get("slots")) if isinstance(state, dict) else (None, None)
+        if np.asarray(step).dtype.kind not in "iu" or not isinstance(slots, dict):
+            raise ValueError(
+                f"load_state_dict of {type(self).__name__} got {_describe_state(state)}.\nA state has a whole number as "
+                "'step' and a dict as 'slots'.\nPass what state_dict() of an optimizer returned, unchanged."
+            )
+        wrong = [f"step is {step}"] if step < 0 else []
+        unknown = set(slots)
+        for i, entry in enumerate(self._entries):
+            array, keys = array_of(entry.param), [f"{i}.{name}" for name in self.slot_names(entry.group)]
+            present = [key for key in keys if key in slots]
+            unknown.difference_update(present)
+            wrong += [f"{key} is missing" for key in keys if present and key not in slots]
+            for key in present:
+                slot = np.asarray(slots[key])
+                if (slot.shape, slot.dtype) != (array.shape, array.dtype):
+                    wrong.append(f"{key} is {slot.shape} {slot.dtype}, not {array.shape} {array.dtype}")
+        wrong += [f"{key} is unknown" for key in slots if key in unknown]
+        if wrong:
+            raise ValueError(
+                f"load_state_dict of {type(self).__name__} found a state that does not fit: {'; '.join(wrong)}.\n"
+                "Every slot has the shape and dtype of its parameter.\n"
+                "Load it into an optimizer of the same kind, over the same parameters in the same order."
+            )
+        return int(step), slots
+
+
+class _Entry:
+    """A parameter with what a step needs of it: the options of its group, and its slots once it had a gradient."""
+
+    __slots__ = ("group", "param", "slots")
+
+    def __init__(self, param, group):
+        self.param, self.group, self.slots = param, group, None
+
+
+def _constraints(param, array):
+    """The mask that the kernel applies (None, or array of bool), and the constraints to be applied after it.
+
+    Read anew in every step, since pruning may add a mask between two steps. The kernel clears the moments of what it masks.
+    """
+    constraints = getattr(param, "constraints", ())
+    if not constraints:
+        return None, ()
+    mask = next((constraint for constraint in constraints if isinstance(constraint, Mask)), None)
+    if mask is None:
+        return None, constraints
+    if mask.kept.shape != array.shape:
+        raise ValueError(
+            f"a parameter of shape {array.shape} has a mask of shape {mask.kept.shape}.\nA mask says for each weight whether "
+            "it is kept.\nMake it from the weight: Mask(np.abs(weight.data) > limit)."
+        )
+    return mask.kept, [constraint for constraint in constraints if constraint is not mask]
+
+
+def _describe_state(state):
+    return f"a dict with the keys {list(state)}" if isinstance(state, dict) else f"a {type(state).__name__}"

@@ -1,0 +1,139 @@
+"""Figures: they show the numbers that they were given, without pyplot, and refuse what they cannot draw."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import minidistill as md
+from minidistill import datasets, losses, nn, plot, prune
+from minidistill.training import History
+
+
+@pytest.fixture(scope="module")
+def trained():
+    train, test = datasets.load_digits()
+    model = nn.Sequential(nn.Dense(64, 16, activation="relu"), nn.Dense(16, 10), rng=0)
+    history = md.fit(model, train, epochs=4, validation=0.1, progress=False, rng=0)
+    return model, history, test
+
+
+def texts(figure):
+    return [text.get_text() for axis in figure.axes for text in axis.texts]
+
+
+class Book:
+    """A ledger with known rows."""
+
+    def __init__(self, *accuracies):
+        self.rows = [
+            {"name": f"model {i}", "accuracy": a, "file_bytes": 1000 * 2**i,
+             "latency": {1: {"median": 1e-5, "low": 1e-5, "high": 1e-5},
+                         32: {"median": 1e-4 * 3**i, "low": 0.9e-4 * 3**i, "high": 1.2e-4 * 3**i}}}
+            for i, a in enumerate(accuracies)
+        ]  # fmt: skip
+
+
+def test_training_curves_show_the_columns(trained):
+    _, history, _ = trained
+    figure = plot.training_curves(history)
+    lines = figure.axes[0].lines
+    assert np.allclose(sorted(line.get_ydata()[-1] for line in lines),
+                       sorted([history["loss"][-1], history["validation_loss"][-1]]))  # fmt: skip
+    assert set(texts(figure)) == {"training", "validation"}
+    assert np.allclose(figure.axes[1].lines[0].get_ydata(), history["validation_accuracy"])
+
+
+def test_softened_probabilities_are_softmax_at_each_temperature():
+    logits = np.array([4.0, 1.0, 0.0])
+    figure = plot.softened_probabilities(logits, temperatures=(1, 5))
+    for axis, t in zip(figure.axes, (1, 5)):
+        expected = np.exp(logits / t) / np.exp(logits / t).sum()
+        assert np.allclose([bar.get_height() for bar in axis.patches], expected)
+
+
+def test_weight_histogram_counts_kept_weights_and_names_the_masked(trained):
+    model = prune.magnitude(trained[0].copy(), 0.5)
+    figure = plot.weight_histogram(model)
+    kept = [int(layer.weight.constraints[0].kept.sum()) for layer in model.layers]
+    assert [int(sum(bar.get_height() for bar in axis.patches)) for axis in figure.axes] == kept
+    assert texts(figure).count("masked: exactly 0") == 2
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_grid_has_its_levels_and_errors_stay_within_half_a_step(bits, rng):
+    w = rng.normal(size=(30, 20)).astype(np.float32)
+    figure = plot.quantization_grid(w, bits=bits)
+    levels = np.unique(np.rint(figure.axes[0].lines[1].get_ydata() / (np.abs(w).max() / (2 ** (bits - 1) - 1))))
+    assert len(levels) == 2**bits - 1
+    errors = figure.axes[1].collections[0].get_offsets()[:, 1]
+    assert np.abs(errors).max() <= 0.5001 * np.abs(w).max() / (2 ** (bits - 1) - 1)
+
+
+def test_the_confusion_matrix_counts_every_sample(trained):
+    model, _, test = trained
+    figure = plot.confusion_matrix(model, test)
+    counts = [int(t) for t in texts(figure) if t != "·"]
+    assert sum(counts) == 500
+    mistakes = int(np.sum(md.predict(model, test).argmax(1) != test.y))
+    assert figure.axes[0].get_title() == f"{mistakes} mistakes in 500"
+
+
+def test_pareto_labels_every_model_once_a_panel_and_none_over_another():
+    figure = plot.pareto(Book(0.99, 0.98, 0.98, 0.981, 0.9))
+    for axis in figure.axes:
+        labels = [t for t in axis.texts if t.get_text()]
+        assert sorted(t.get_text() for t in labels) == [f"model {i}" for i in range(5)]
+        boxes = [t.get_window_extent() for t in labels]
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert figure.axes[0].get_xlabel() == "file, kB" and "32 samples" in figure.axes[1].get_xlabel()
+
+
+def test_the_label_study_draws_a_dot_a_seed_and_the_mean():
+    figure = plot.label_study({"a": [0.9, 0.92], "b": [0.5, 0.6]}, {"a": "first", "b": "second"})
+    assert texts(figure) == ["91.0", "55.0"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["first", "second"]
+
+
+def test_the_tape_draws_every_leaf_and_operation_and_every_arrow(trained):
+    model, _, test = trained
+    figure = plot.tape(losses.cross_entropy(model(test.x[:3]), test.y[:3]))
+    boxes = [t for t in texts(figure) if t]
+    assert len(boxes) == 7 and sum(t.startswith("Parameter") for t in boxes) == 4
+    assert texts(figure).count("") == 6  # arrows: two parameters and the layer below, twice less one, and the loss
+
+
+def test_a_png_is_written_and_pyplot_is_never_imported(tmp_path):
+    code = """
+import sys, minidistill as md
+assert "matplotlib" not in sys.modules
+md.plot.softened_probabilities([1.0, 2.0], path="a.png")
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda m: plot.training_curves(History()), "without epochs"),
+        (lambda m: plot.softened_probabilities(np.ones((2, 3))), r"shape \(2, 3\)"),
+        (lambda m: plot.weight_histogram(nn.Dropout(0.1)), "no weight matrices"),
+        (lambda m: plot.quantization_grid(np.zeros(3)), "not all 0"),
+        (lambda m: plot.quantization_grid(np.ones(3), bits=1), "bits = 1"),
+        (lambda m: plot.pareto(Book()), "empty ledger"),
+        (lambda m: plot.tape(md.Tensor(1.0)), "records nothing"),
+        (
+            lambda m: plot.tape(sum((p.sum() for _ in range(20) for p in m.parameters()), 0.0)),
+            "cannot be read on a page",
+        ),
+        (lambda m: plot.confusion_matrix(m, datasets.Dataset(np.ones((2, 64)), np.ones(2))), "num_classes"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told(trained, call, text):
+    with pytest.raises(ValueError, match=text) as caught:
+        call(trained[0])
+    assert len(str(caught.value).split("\n")) == 3
