@@ -51,7 +51,7 @@ def cross_entropy(logits, target, label_smoothing=0.0):
         _check_ids(logits, target)
     else:
         target = _check_rows("cross_entropy", logits, target)
-    return ops.softmax_cross_entropy(logits, target, label_smoothing)
+    return ops.softmax_cross_entropy(logits, target, float(label_smoothing))
 
 
 def kl_divergence(logits, target):

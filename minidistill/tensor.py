@@ -167,7 +167,7 @@ class Tensor:
 
     def assign(self, value):
         """Replace the values of a leaf by a copy of others of the same shape. A backward that needs the old ones raises."""
-        value = np.array(value, self.dtype)  # a copy: shared with another tensor, its changes would not be counted here
+        value = np.array(value, self.dtype)  # a copy: changes of a Parameter that it came from are not counted here
         if self._node is not None:
             raise RuntimeError(
                 f"assigned to the result of `{self._node.op}`.\nOnly leaves (tensors made by hand, parameters) can be "
@@ -211,6 +211,9 @@ class Tensor:
 
     def __bool__(self):
         return bool(self._data)
+
+    def __format__(self, spec):
+        return format(self.item() if spec else str(self), spec)
 
     def __len__(self):
         return len(self._data)
@@ -399,16 +402,6 @@ def as_tensor(value, like=None):
     if like is not None and isinstance(value, (int, float)):  # Python scalars are weak
         value = np.asarray(value, like.dtype)
     return Tensor(value if like is None else as_float_array(value, like.dtype))
-
-
-def as_number(value, op, option):
-    """An option of an operation as a Python float. A Tensor raises: its gradient would be lost without a word."""
-    if isinstance(value, Tensor) or np.ndim(value):
-        raise TypeError(
-            f"`{op}` got {option} of shape {np.shape(value)}, a {type(value).__name__}.\nAn option is one plain number "
-            "and has no gradient.\nPass float(value), or compose it: np.minimum, np.maximum and np.where take tensors."
-        )
-    return float(value)
 
 
 def memory_of(array):

@@ -82,6 +82,7 @@ def test_comparisons_are_plain_and_identity_is_for_sets():
 def test_a_tensor_of_one_element_is_a_number():
     for x in (Tensor(2.5), Tensor([2.5]), Tensor([[2.5]])):
         assert float(x) == 2.5 and x.item() == 2.5 and bool(x)
+        assert f"{x:.2f}" == "2.50" and f"{x}" == repr(x)
     assert not Tensor(0.0)
     with pytest.raises(ValueError, match="ambiguous"):
         bool(Tensor([1, 2]))

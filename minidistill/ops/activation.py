@@ -12,7 +12,8 @@ import math
 import numpy as np
 
 from ..kernels import erf
-from ..tensor import as_number, as_tensor, record
+from ..tensor import as_tensor, record
+from .broadcast import as_number
 
 
 def _relu(z):

@@ -1,6 +1,8 @@
-"""Bringing two operands together, and undoing it for their gradients. Used by every operation with two inputs."""
+"""Bringing the arguments of an operation into one form, and undoing it for their gradients."""
 
 from __future__ import annotations
+
+import numpy as np
 
 from ..tensor import Tensor, as_tensor
 
@@ -10,6 +12,16 @@ def pair(a, b):
     if not isinstance(a, Tensor):
         a = as_tensor(a, like=b if isinstance(b, Tensor) else None)
     return a, as_tensor(b, like=a)
+
+
+def as_number(value, op, option):
+    """An option of an operation as a Python float. A Tensor raises: its gradient would be lost without a word."""
+    if isinstance(value, Tensor) or np.ndim(value):
+        raise TypeError(
+            f"`{op}` got {option} of shape {np.shape(value)}, a {type(value).__name__}.\nAn option is one plain number "
+            "and has no gradient.\nPass float(value), or compose it: np.minimum, np.maximum and np.where take tensors."
+        )
+    return float(value)
 
 
 def unbroadcast(g, shape):

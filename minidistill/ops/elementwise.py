@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..tensor import as_number, as_tensor, record
-from .broadcast import pair, unbroadcast
+from ..tensor import as_tensor, record
+from .broadcast import as_number, pair, unbroadcast
 
 
 def add(a, b):

@@ -184,7 +184,7 @@ class Optimizer:
         """The group's learning rate for the next step."""
         lr = group["lr"]
         if not callable(lr):
-            return lr
+            return float(lr)
         rate = lr(self.step_count)
         if not 0 <= rate < math.inf:
             raise ValueError(
