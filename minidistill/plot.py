@@ -32,7 +32,7 @@ def training_curves(history, path=None):
         raise ValueError(
             "training_curves got a history without epochs.\nThere is nothing to draw.\nPass what md.fit returned."
         )
-    kinds = [k for k in ("loss", "accuracy") if any(k in name for name in history.keys())]
+    kinds = [k for k in ("loss", "accuracy") if any(k in name for logs in history.epochs for name in logs)]
     figure, axes = _figure(len(kinds), width=5.5 * len(kinds))
     epochs = np.arange(1, len(history.epochs) + 1)
     for axis, kind in zip(axes, kinds):
@@ -126,8 +126,8 @@ def quantization_grid(weights, bits=8, path=None):
     w = np.ravel(np.asarray(weights, np.float32))
     if not 2 <= bits <= 8 or not w.size or not np.isfinite(w).all() or not w.any():
         raise ValueError(
-            f"quantization_grid got {w.size} weights and bits = {bits}.\nIt needs finite weights that are not all 0, and 2 to 8 "
-            "bits.\nWrite plot.quantization_grid(layer.weight, bits=4)."
+            f"quantization_grid got {w.size} weights and bits = {bits}.\nIt needs finite weights, not all 0, and 2 to "
+            "8 bits.\nWrite plot.quantization_grid(layer.weight, bits=4)."
         )
     steps = 2 ** (bits - 1) - 1
     scale = np.abs(w).max() / steps
@@ -198,14 +198,14 @@ def pareto(ledger, path=None):
     times = [Times(**row["latency"][batch]) for row in rows]
     for axis, x, label in ((axes[0], size, "file, kB"), (axes[1], np.array([t.median for t in times]) * 1e6,
                                                          f"one prediction of {batch} samples, µs")):  # fmt: skip
-        for i, row in enumerate(rows):
+        for i in range(len(rows)):
             axis.plot(x[i], y[i], "o", ms=13, color=COLOURS[i % len(COLOURS)], mec="white", mew=1.5, zorder=3)
         axis.set_xscale("log")
         axis.set_xlim(x.min() / 1.5, x.max() * 1.5)
         _plain_log_ticks(axis)
         axis.set_xlabel(label)
     axes[1].errorbar([t.median * 1e6 for t in times], y, fmt="none", ecolor=GREY, lw=1.5, zorder=2,
-                     xerr=[[(t.median - t.low) * 1e6 for t in times], [(t.high - t.median) * 1e6 for t in times]])  # fmt: skip
+                     xerr=1e6 * np.array([[t.median - t.low, t.high - t.median] for t in times]).T)  # fmt: skip
     axes[0].set_ylabel("test accuracy, %" if quality == "accuracy" else "test loss")
     axes[0].margins(y=0.2)
     for axis, x in zip(axes, (size, np.array([t.median for t in times]) * 1e6)):
@@ -255,7 +255,8 @@ def tape(tensor, path=None):
     ends = list(toposort(tensor._node or tensor))[::-1]
     if len(ends) > LARGEST_TAPE:
         raise ValueError(
-            f"tape got a computation of {len(ends)} leaves and operations.\nMore than {LARGEST_TAPE} cannot be read on a page.\n"
+            f"tape got a computation of {len(ends)} leaves and operations.\nMore than {LARGEST_TAPE} cannot be "
+            "read on a page.\n"
             "Draw a smaller batch or model, or print(loss.explain())."
         )
     sources = {id(end): [p for p in getattr(end, "parents", ()) if p is not None] for end in ends}

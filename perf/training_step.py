@@ -99,19 +99,22 @@ def measure(widths, size):
 
 
 def main():
+    columns = ("minidistill", "by hand", "PyTorch")
     lines = [
-        f"{'training step':<22} {'minidistill':>18} {'by hand':>18} {'PyTorch':>18} {'by hand / ours':>15} {'PyTorch / ours':>15}"
+        f"{'training step':<22}"
+        + "".join(f" {c:>18}" for c in columns)
+        + f"{'by hand / ours':>16}{'PyTorch / ours':>16}"
     ]
     kept = []
     for widths, size in CASES:
         times = measure(widths, size)
         name = f"{'-'.join(map(str, widths))}, {size}"
         cells, ratios = [], []
-        for side in ("minidistill", "by hand", "PyTorch"):
+        for side in columns:
             t = times.get(side)
             cells.append(show(t) if t else "not installed")
             ratios.append(f"{t.median / times['minidistill'].median:.2f}x" if t else "-")
-        lines.append(f"{name:<22}" + "".join(f" {c:>18}" for c in cells) + "".join(f" {r:>15}" for r in ratios[1:]))
+        lines.append(f"{name:<22}" + "".join(f" {c:>18}" for c in cells) + "".join(f"{r:>16}" for r in ratios[1:]))
         kept.append({"case": name, "seconds": {side: t._asdict() for side, t in times.items()}})
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "training_step.json").write_text(json.dumps(kept, indent=1) + "\n")

@@ -37,7 +37,7 @@ def test_demo_writes_models_figures_and_ledger(demo_folder, capsys):
     names = {p.name for p in demo_folder.iterdir()}
     assert {"ledger.json", "study.json", "demo.png", "study.png", "teacher.npz", "pruned-80-int8.npz"} <= names
     rows = json.loads((demo_folder / "ledger.json").read_text())["rows"]
-    assert [row["name"] for row in rows][0] == "teacher" and len(rows) == 6
+    assert rows[0]["name"] == "teacher" and len(rows) == 6
     for row in rows:
         path = demo_folder / f"{row['name'].replace(', ', '-').replace(' ', '-').replace('%', '')}.npz"
         assert path.stat().st_size == row["file_bytes"]

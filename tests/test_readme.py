@@ -53,7 +53,7 @@ def test_every_command_line_is_understood():
     assert len(commands) >= 5
     for line in commands:
         words = shlex.split(line, comments=True)
-        words = words[[i for i, w in enumerate(words) if w.endswith("minidistill")][0] + 1 :]
+        words = words[next(i for i, w in enumerate(words) if w.endswith("minidistill")) + 1 :]
         assert callable(_parser().parse_args(words).run)
 
 

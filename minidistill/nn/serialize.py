@@ -223,7 +223,7 @@ def _build(header, path, arrays, built, file):
     if entry["own"] or entry["type"] not in _LAYERS:
         raise bad_file(
             file,
-            f"{path or 'The model'!r} is a {entry['type']}, which is no class of minidistill: a file never names code to run.",
+            f"{path or 'The model'!r} is a {entry['type']}, which is no class of ours: a file never names code to run.",
             f"Make the model yourself and fill it: md.load(path, into={entry['type']}(...)).",
         )
     layer = _LAYERS[entry["type"]]

@@ -8,6 +8,7 @@ resumes a training needs the step count and nothing else. A step is one update b
 from __future__ import annotations
 
 import math
+from numbers import Integral
 
 
 def as_schedule(lr):
@@ -99,7 +100,7 @@ def _positive(schedule, name, value):
 
 
 def _steps(schedule, value):
-    if not value >= 1 or value != int(value):
+    if not (isinstance(value, Integral) and value >= 1):
         raise ValueError(
             f"{schedule} got a number of steps of {value}.\nIt is a whole number of updates, at least 1.\n"
             "For a number of epochs, multiply: epochs * math.ceil(len(data) / batch_size)."

@@ -172,7 +172,9 @@ a = start
 for _ in range(30):
     a = a + a
 a.backward()
-print(f"paths in 10 doublings: {paths_visited(10):,}; in 20: {paths_visited(20):,}; the gradient after 30: {start.grad:,.0f}")
+print(
+    f"paths in 10 doublings: {paths_visited(10):,}; in 20: {paths_visited(20):,}; the gradient after 30: {start.grad:,.0f}"
+)
 assert paths_visited(20) == 2**21 - 1
 assert start.grad == 2**30
 
@@ -247,7 +249,7 @@ for activation in ("sigmoid", "relu"):
 figure, axis = new_figure()
 for (name, values), colour in zip(norms.items(), ("#D55E00", "#0072B2")):
     axis.semilogy(range(1, 21), values, "o-", color=colour, lw=2.5)
-    axis.annotate(name, (10, values[9]), xytext=(6, 12), textcoords="offset points", color=colour, fontsize=15)
+    axis.annotate(name, (7, values[6]), xytext=(-20, 16), textcoords="offset points", color=colour, fontsize=15)
 axis.set(xlabel="layer", ylabel="norm of the gradient", xticks=[1, 5, 10, 15, 20])
 keep(figure, "vanishing.png")
 
@@ -317,7 +319,9 @@ figure, axis = new_figure()
 axis.plot(x, target, color="#767676", lw=5, alpha=0.5)
 axis.plot(x, before, color="#D55E00", lw=2.5, ls="--")
 axis.plot(x, network(params, x), color="#0072B2", lw=2.5)
-axis.annotate("start", (x[150, 0], before[150, 0]), xytext=(0, 12), textcoords="offset points", color="#D55E00", fontsize=15)
+axis.annotate(
+    "start", (x[0, 0], before[0, 0]), xytext=(0, -22), textcoords="offset points", color="#D55E00", fontsize=15
+)
 axis.annotate("after 3 000 steps", (x[40, 0], target[40, 0]), xytext=(8, 4), textcoords="offset points", color="#0072B2",
               fontsize=15)  # fmt: skip
 axis.set(xlabel="x", ylabel="sin(2x) and the network")
