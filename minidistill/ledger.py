@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from .datasets import Dataset
 from .explain import Table
@@ -37,6 +38,9 @@ class Ledger:
         Latency is measured for one `predict` of each size.
     seconds : float
         Timed seconds for each model and batch size in each of three rounds.
+    threads : int
+        Threads that BLAS may use while latency is measured. One by default: on a machine that also does other things, two
+        threads that wait for each other measure the scheduler.
 
     Examples
     --------
@@ -45,13 +49,13 @@ class Ledger:
     >>> print(ledger)                       # doctest: +SKIP
     """
 
-    def __init__(self, test, batch_sizes=BATCHES, seconds=0.05):
+    def __init__(self, test, batch_sizes=BATCHES, seconds=0.05, threads=1):
         if not isinstance(test, Dataset) or test.y is None:
             raise TypeError(
                 f"Ledger got {type(test).__name__} as the test data.\nIt measures accuracy on a Dataset with targets.\n"
                 "Write md.Ledger(datasets.Dataset(x, y))."
             )
-        self.test, self.batch_sizes, self.seconds = test, tuple(batch_sizes), seconds
+        self.test, self.batch_sizes, self.seconds, self.threads = test, tuple(batch_sizes), seconds, threads
         self._models, self._rows, self._timed = {}, {}, False
 
     def add(self, name, model):
@@ -89,8 +93,10 @@ class Ledger:
         for size in self.batch_sizes:
             x = _repeat(self.test, size)
             sides = {name: lambda model=model, x=x: predict(model, x) for name, model in self._models.items()}
-            for name, times in compare(sides, seconds=self.seconds, settle=self.seconds / 2).items():
-                self._rows[name]["latency"][size] = times._asdict()
+            with threadpool_limits(self.threads):
+                times = compare(sides, seconds=self.seconds, settle=self.seconds / 2)
+            for name, measured in times.items():
+                self._rows[name]["latency"][size] = measured._asdict()
         self._timed = True
 
     def __len__(self):
@@ -109,14 +115,20 @@ class Ledger:
         lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))).rstrip()
                  for line in table]  # fmt: skip
         rule = "-" * max(map(len, lines))
-        note = f"ratios: {rows[0]['name']} / model; latency of one predict, median ± half the distance between the quartiles"
+        threads = "one thread" if self.threads == 1 else f"{self.threads} threads"
+        note = f"ratios: {rows[0]['name']} / model; latency of one predict on {threads}: median ± half the quartile distance"
         return Table("\n".join([lines[0], rule, *lines[1:], rule, note]))
 
     __repr__ = __str__
 
     def save(self, path):
         """Write everything as JSON: "rows" as in `rows`, and "machine": versions, processor, threads."""
-        content = {"machine": machine(), "test_samples": len(self.test), "rows": self.rows}
+        content = {
+            "machine": machine(),
+            "threads": self.threads,
+            "test_samples": len(self.test),
+            "rows": self.rows,
+        }
         with atomic_write(path) as file:
             file.write(json.dumps(content, indent=2).encode())
 

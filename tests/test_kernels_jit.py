@@ -129,6 +129,7 @@ print(on_import, len(compiled.buffer) > 0)
 
 def test_without_a_writable_cache_kernels_run_uncached(tmp_path):
     shutil.copytree(PACKAGE / "kernels", tmp_path / "minidistill" / "kernels", ignore=lambda *_: ["__pycache__"])
+    (tmp_path / "minidistill" / "__init__.py").touch()  # or an installed minidistill would be found instead
     blocked = tmp_path / "minidistill" / "kernels" / "__pycache__"
     blocked.write_text("a file where the cache directory would be: not even root can write inside it")
     code = """

@@ -74,10 +74,24 @@ def test_json_holds_the_rows_and_the_machine(test_data, tmp_path):
     book = md.Ledger(test_data, batch_sizes=(1, 32), seconds=0.001).add("a", network())
     book.save(tmp_path / "ledger.json")
     content = json.loads((tmp_path / "ledger.json").read_text())
-    assert content["test_samples"] == 500
+    assert content["test_samples"] == 500 and content["threads"] == 1
     assert set(content["machine"]) == {"python", "numpy", "numba", "processor", "cores"}
     assert set(content["rows"][0]) == {"name", "loss", "accuracy", "file_bytes", "memory_bytes", "latency"}
     assert set(content["rows"][0]["latency"]["32"]) == {"median", "low", "high"}
+
+
+def test_latency_is_measured_with_the_threads_that_it_says(test_data, monkeypatch):
+    from threadpoolctl import threadpool_info
+
+    seen = []
+
+    def look(sides, **_):
+        seen.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return {name: Times(1e-5, 1e-5, 1e-5) for name in sides}
+
+    monkeypatch.setattr(ledger, "compare", look)
+    text = str(md.Ledger(test_data, batch_sizes=(1,)).add("a", network()))
+    assert "one thread" in text and set(seen) <= {1}
 
 
 def test_float_targets_are_judged_by_their_loss(clock):

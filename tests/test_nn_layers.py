@@ -257,6 +257,9 @@ def test_max_norm_shrinks_what_is_too_long_and_only_that(limit):
     norms = np.array([5, 0, 0.5])
     np.testing.assert_allclose(np.linalg.norm(w.data, axis=0), np.minimum(norms, limit), rtol=1e-6)
     same(w.data[:, norms <= limit], values[:, norms <= limit])  # untouched to the bit
+    w.data[...] = values
+    w.constrain(rows=np.array([1]))  # a column has elements in every row, so all are looked at
+    np.testing.assert_allclose(np.linalg.norm(w.data, axis=0), np.minimum(norms, limit), rtol=1e-6)
     rows = nn.Parameter(values, constraints=[nn.MaxNorm(limit, axis=1)])
     rows.constrain(rows=np.array([1]))
     same(rows.data[0], values[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from optim_checks import ALL, STEPS, batch, every_optimizer, gradients, small_net, train
+from optim_checks import ALL, STEPS, batch, every_optimizer, gradients, small_net, stateful, train
 
 import minidistill as md
 from minidistill import losses, optim
@@ -237,6 +237,26 @@ def test_the_names_of_the_slots():
         "1.m": ((3, 4), "float32"),
         "1.v": ((3, 4), "float32"),
     }
+    np.testing.assert_allclose(state["slots"]["0.m"], 0.1, rtol=1e-15)
+    np.testing.assert_allclose(state["slots"]["0.v"], 0.001, rtol=1e-13)
+
+
+@stateful
+def test_a_loaded_state_is_a_copy_and_may_be_of_the_beginning(make):
+    optimizer = make([np.zeros(2), np.zeros(3)])
+    fresh = optimizer.state_dict()
+    optimizer.step([np.ones(2), None])
+    state = optimizer.state_dict()
+    before = {key: array.copy() for key, array in state["slots"].items()}
+    optimizer.load_state_dict(state)
+    optimizer.step([np.ones(2), np.ones(3)])  # the second parameter had no slots in that state, and gets them now
+    for key, array in state["slots"].items():
+        np.testing.assert_array_equal(array, before[key])
+    optimizer.load_state_dict(fresh)
+    assert optimizer.state_dict() == {"step": 0, "slots": {}}
+    optimizer.step([np.ones(2), None])
+    for key, array in optimizer.state_dict()["slots"].items():
+        np.testing.assert_array_equal(array, before[key])
 
 
 def test_a_state_that_does_not_fit_changes_nothing():
