@@ -49,7 +49,7 @@ class Ledger:
     >>> print(ledger)                       # doctest: +SKIP
     """
 
-    def __init__(self, test, batch_sizes=BATCHES, seconds=0.05, threads=1):
+    def __init__(self, test, batch_sizes=BATCHES, seconds=0.03, threads=1):
         if not isinstance(test, Dataset) or test.y is None:
             raise TypeError(
                 f"Ledger got {type(test).__name__} as the test data.\nIt measures accuracy on a Dataset with targets.\n"
