@@ -22,7 +22,7 @@ from .ledger import Ledger
 from .training import evaluate, fit, predict
 
 LABELLED = 100  # labelled examples that the student has
-UPDATES = 1_300  # optimizer steps of every run, long or short data alike
+UPDATES = 1_000  # optimizer steps of every run, long or short data alike
 TEMPERATURE, ALPHA = 4.0, 0.9
 SPARSITY = 0.8
 
