@@ -252,6 +252,6 @@ def test_a_history_is_a_table():
     lines = repr(history).splitlines()
     assert lines[0].split() == ["epoch", "loss", "lr"]
     assert [line.split()[0] for line in lines[1:]] == ["1", "...", "7", "8", "9"]
-    with pytest.raises(KeyError, match="There are: loss, lr"):
+    with pytest.raises(ValueError, match="There are: loss, lr"):
         history["accuracy"]
     assert repr(History()) == "History(no epoch finished)"

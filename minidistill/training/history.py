@@ -26,7 +26,7 @@ class History:
 
     def __getitem__(self, name):
         if name not in self:
-            raise KeyError(
+            raise ValueError(
                 f"asked a history for {name!r}.\nIt has columns for what was reported.\n"
                 f"There are: {', '.join(self.keys()) or 'none, no epoch was finished'}."
             )
