@@ -192,6 +192,7 @@ def _error(loss, prediction, target):
 
 
 def check_logits(loss, logits):
+    """The logits as a Tensor (N, C), if they are that; ``loss`` is the name in the error."""
     logits = as_tensor(logits)
     if logits.ndim != 2 or logits.size == 0:
         raise ValueError(

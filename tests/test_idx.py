@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import tracemalloc
 from pathlib import Path
 
@@ -228,15 +227,6 @@ def test_files_that_do_not_belong_together(tmp_path, changes, match):
 
 
 # --- the real data ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def real_data():
-    """The folder of the published files, where there is one."""
-    directory = os.environ.get("MINIDISTILL_DATA")
-    if not directory:
-        pytest.skip("MINIDISTILL_DATA is not set, so the real MNIST and Fashion-MNIST are not here")
-    return Path(directory)
 
 
 @pytest.mark.parametrize(("name", "mean", "spread"), [("mnist", 0.1307, 0.3081), ("fashion-mnist", 0.2860, 0.3530)])

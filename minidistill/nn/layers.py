@@ -308,6 +308,7 @@ def check_ids(layer, ids):
 
 
 def check_name(what, name, known):
+    """Refuse a name that is not among those known; None is always allowed."""
     if name is not None and name not in known:
         raise ValueError(
             f"{what}={name!r} was asked for.\nThe known names are: {', '.join(known)}.\n"
@@ -316,6 +317,7 @@ def check_name(what, name, known):
 
 
 def wrong_features(layer, shape):
+    """The error text for an input whose last axis is not ``layer.in_features``."""
     images = len(shape) > 2 and int(np.prod(shape[1:])) == layer.in_features
     cure = (
         "Flatten the images first: x.reshape(len(x), -1)."
