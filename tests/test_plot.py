@@ -38,11 +38,10 @@ class Book:
 def test_training_curves_show_the_columns(trained):
     _, history, _ = trained
     figure = plot.training_curves(history)
-    lines = figure.axes[0].lines
-    assert np.allclose(sorted(line.get_ydata()[-1] for line in lines),
-                       sorted([history["loss"][-1], history["validation_loss"][-1]]))  # fmt: skip
-    assert set(texts(figure)) == {"training", "validation"}
-    assert np.allclose(figure.axes[1].lines[0].get_ydata(), history["validation_accuracy"])
+    for axis, kind in zip(figure.axes, ("loss", "accuracy")):
+        drawn = sorted(line.get_ydata().tolist() for line in axis.lines)
+        assert drawn == sorted([history[kind], history[f"validation_{kind}"]])
+    assert sorted(texts(figure)) == ["training", "training", "validation", "validation"]
 
 
 def test_softened_probabilities_are_softmax_at_each_temperature():

@@ -80,6 +80,13 @@ def test_the_reported_loss_is_the_mean_over_the_samples(digits):
     assert history["loss"][0] == pytest.approx(losses.cross_entropy(model(data.x), data.y).item(), rel=1e-6)
 
 
+def test_the_training_accuracy_is_counted_while_training(digits):
+    data = digits[0][:70]
+    model = nn.Sequential(nn.Dense(64, 10), rng=0)
+    history = fit(model, data, epochs=2, optimizer=optim.SGD(model.parameters(), lr=1e-12))
+    assert history["accuracy"] == [md.evaluate(model, data)["accuracy"]] * 2
+
+
 def test_predict_and_evaluate_never_write_to_the_model(digits):
     model = network()
     before = weights(model)
@@ -163,7 +170,7 @@ def test_early_stopping_knows_what_is_better():
 
 
 def test_early_stopping_needs_its_column(digits):
-    with pytest.raises(ValueError, match=r"monitors 'validation_loss'.*\nThis run reports: loss, lr"):
+    with pytest.raises(ValueError, match=r"monitors 'validation_loss'.*\nThis run reports: loss, accuracy, lr"):
         fit(network(), digits[0][:64], callbacks=[EarlyStopping()])
 
 

@@ -121,22 +121,38 @@ def fit(
     metrics = list(default_metrics(data, metrics).values())
     _check_metric_names(metrics)
 
+    hits = []  # of each batch of the epoch, from the very outputs that the loss was computed from
+
     def batch_loss(batch):
-        return loss(model(*batch_inputs(batch)), batch.y)
+        outputs = model(*batch_inputs(batch))
+        value = loss(outputs, batch.y)
+        if batch.y.dtype.kind == "i" and outputs.ndim == 2:
+            hits.append(int((outputs.data.argmax(axis=1) == batch.y).sum()))
+        return value
+
+    def report():
+        share = {"accuracy": sum(hits) / len(data)} if hits else {}
+        hits.clear()
+        return share
 
     def validate():
         return evaluate(model, held_out, loss, metrics)
 
     return run(
-        model, data, batch_loss, optimizer=optimizer, validate=validate if held_out else None, epochs=epochs,
+        model, data, batch_loss, report=report, optimizer=optimizer, validate=validate if held_out else None, epochs=epochs,
         batch_size=batch_size, augment=augment, callbacks=callbacks, resume=resume, progress=progress, rng=rng,
     )  # fmt: skip
 
 
 def run(
-    model, data, batch_loss, *, optimizer, validate, epochs, batch_size, augment, callbacks, resume, progress, rng
+    model, data, batch_loss, *, optimizer, validate, epochs, batch_size, augment, callbacks, resume, progress, rng,
+    report=dict,
 ):  # fmt: skip
-    """The loop itself. ``batch_loss(batch)`` is a scalar Tensor, ``validate()`` a dict of numbers (or None); see `fit`."""
+    """The loop itself; see `fit`.
+
+    ``batch_loss(batch)`` is a scalar Tensor; ``validate()`` (or None) and ``report()`` are dicts of numbers, asked for once
+    at the end of each epoch: what was measured on the validation data, and what was counted while training.
+    """
     if epochs < 1:
         raise ValueError(f"training got epochs = {epochs}.\nAn epoch is one pass over the data.\nWrite epochs=10.")
     optimizer = optimizer or Adam(model.parameters(), lr=3e-3)
@@ -151,7 +167,7 @@ def run(
     state.tell("on_train_begin")
     try:
         while state.epoch < epochs and not state.stopped:
-            _epoch(state, data, batch_loss, validate, batch_size, augment, bar)
+            _epoch(state, data, batch_loss, validate, report, batch_size, augment, bar)
         state.history.stopped_early = state.stopped
     except KeyboardInterrupt:
         state.history.interrupted = True
@@ -161,7 +177,7 @@ def run(
     return state.history
 
 
-def _epoch(state, data, batch_loss, validate, batch_size, augment, bar):
+def _epoch(state, data, batch_loss, validate, report, batch_size, augment, bar):
     """One pass over the data, the validation after it, and the report."""
     began, total = time.perf_counter(), 0.0
     lr = state.optimizer.lr
@@ -173,7 +189,7 @@ def _epoch(state, data, batch_loss, validate, batch_size, augment, bar):
         total += value * len(batch.index)
         bar.step(value)
         state.tell("on_step_end")
-    state.logs = {"loss": total / len(data)}
+    state.logs = {"loss": total / len(data), **report()}
     if validate is not None:
         state.logs |= {f"validation_{name}": value for name, value in validate().items()}
     state.logs |= {"lr": lr, "seconds": time.perf_counter() - began}
