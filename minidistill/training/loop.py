@@ -94,7 +94,8 @@ def fit(
     metrics : list of str or callable, optional
         Reported for the validation data; accuracy for class ids by default.
     augment : callable, optional
-        ``augment(x, rng)`` returns the inputs to train on in place of a batch's ``x``.
+        ``augment(x, rng)`` returns the inputs to train on in place of a batch's ``x``, such as
+        ``lambda x, rng: datasets.shift(x, 8, 8, rng=rng)``.
     callbacks : iterable
         See ``callbacks.py``.
     resume : path, optional
