@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import ops
+from .kernels import within
 from .tensor import Tensor, as_tensor
 
 ROW_TOLERANCE = 1e-3  # how far the sum of a row of probabilities may be from 1: room for float16 and text files
@@ -194,12 +195,13 @@ def _error(loss, prediction, target):
 def check_logits(loss, logits):
     """The logits as a Tensor (N, C), if they are that; ``loss`` is the name in the error."""
     logits = as_tensor(logits)
-    if logits.ndim != 2 or logits.size == 0:
+    shape = logits._data.shape
+    if len(shape) != 2 or 0 in shape:
         raise ValueError(
             f"{loss} got logits of shape {logits.shape}.\nThey are one row for each sample, at least one, and one column for "
             "each class: (N, C).\nPass what model(x) returns for a batch x of shape (N, K)."
         )
-    if logits.shape[1] == 1:
+    if shape[1] == 1:
         raise ValueError(
             f"{loss} got logits of shape {logits.shape}.\nSoftmax over a single class is always 1: there is nothing to learn."
             "\nFor yes or no with one logit, use losses.binary_cross_entropy(logits, y.reshape(-1, 1))."
@@ -218,7 +220,7 @@ def _check_not_squashed(loss, logits, activation):
 
 
 def _check_ids(logits, ids):
-    n, classes = logits.shape
+    n, classes = logits._data.shape
     if ids.shape != (n,):
         cure = "Make the ids a vector: y.reshape(-1)." if ids.size == n else "Give one id for each row of logits."
         if ids.shape == (n, classes):
@@ -227,7 +229,7 @@ def _check_ids(logits, ids):
             f"cross_entropy got integer targets of shape {ids.shape} for logits of shape {logits.shape}.\n"
             f"Class ids are one whole number for each sample: shape ({n},).\n{cure}"
         )
-    if ids.min() < 0 or ids.max() >= classes:
+    if not within(ids, classes):
         raise ValueError(
             f"cross_entropy got class ids from {ids.min()} to {ids.max()} for logits of shape {logits.shape}.\n"
             f"Ids must lie in [0, {classes}).\nNumber the classes from 0, or give the last layer {ids.max() + 1} outputs."

@@ -18,10 +18,15 @@ from __future__ import annotations
 import weakref
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import count
+from operator import attrgetter
 
 import numpy as np
 
 _recording: ContextVar[bool] = ContextVar("minidistill_recording", default=True)
+_numbers = count()  # of the nodes, in the order in which they are recorded
+_by_number = attrgetter("number")
+_FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 
 
 @contextmanager
@@ -40,7 +45,10 @@ def no_grad():
 
 
 class Version:
-    """How often a piece of memory was changed; shared by all tensors that are views of it."""
+    """How often a piece of memory was changed; shared by all tensors that are views of it.
+
+    Only what can be changed has one: leaves, and views of leaves. The result of an operation is what it computed.
+    """
 
     __slots__ = ("count",)
 
@@ -51,11 +59,12 @@ class Version:
 class Node:
     """One recorded operation. A parent is a Node, a leaf Tensor, or None (no gradient wanted)."""
 
-    __slots__ = ("dtype", "op", "parents", "retain_for", "saved", "shape", "vjp")
+    __slots__ = ("dtype", "number", "op", "parents", "retain_for", "saved", "shape", "vjp")
 
     def __init__(self, op, parents, vjp, saved, data):
         self.op, self.parents, self.vjp, self.saved = op, parents, vjp, saved
         self.shape, self.dtype, self.retain_for = data.shape, data.dtype, None
+        self.number = next(_numbers)
 
     def input_gradients(self, g):
         """The gradients of this operation's inputs, in order, given the gradient ``g`` of its result."""
@@ -151,6 +160,8 @@ class Tensor:
 
     def __init__(self, data, requires_grad=False):
         if isinstance(data, Tensor):
+            if data._version is None:  # from here on there is a leaf that looks at this memory
+                data._version = Version()
             self._data, self._version = data._data, data._version
         else:
             self._data, self._version = as_float_array(data), Version()
@@ -265,10 +276,10 @@ class Tensor:
                 found.append((tensor, g))
         for tensor, g in found:
             if tensor.grad is not None:
-                tensor.grad = _as_gradient(tensor.grad + g)
+                tensor.grad = _as_gradient(tensor.grad + g, tensor.dtype)
             else:
                 # Two leaves may be handed one array (z = x + y), or a view of another's: each gets its own.
-                shared = isinstance(g, np.ndarray) and (g.base is not None or id(g) in handed_out)
+                shared = type(g) is np.ndarray and (g.base is not None or id(g) in handed_out)
                 tensor.grad = g.copy() if shared else g
                 handed_out.add(id(tensor.grad))
 
@@ -291,26 +302,31 @@ def record(op, data, inputs, vjp, saves=None):
         The inputs whose *values* the VJP reads (all of them, unless said otherwise): if one is changed before
         backward, backward raises.
     """
+    if type(data) is not np.ndarray:
+        data = np.asarray(data)
     out = Tensor.__new__(Tensor)
-    out._data = data if type(data) is np.ndarray else np.asarray(data)
-    out.grad, out._version = None, None
-    if out._data.base is not None:  # a view shares the fate of the memory it looks at
+    out._data, out.grad, out._node = data, None, None
+    out._version = None if data.base is None else _version_of_view(data, inputs)
+    out.requires_grad = False
+    if _recording.get():
+        parents = []
         for x in inputs:
-            if memory_of(x._data) is memory_of(out._data):
-                out._version = x._version
-    if out._version is None:
-        out._version = Version()
-    wanted = [x.requires_grad for x in inputs]
-    out.requires_grad = _recording.get() and True in wanted
-    if not out.requires_grad:
-        out._node = None
-        return out
-    if False in wanted and isinstance(vjp, tuple):  # what nobody will call must not keep its arrays alive
-        vjp = tuple(f if wants else None for f, wants in zip(vjp, wanted))
-    parents = [(x._node or x) if x.requires_grad else None for x in inputs]
-    saved = [(x._version, x._version.count) for x in (inputs if saves is None else saves)]
-    out._node = Node(op, parents, vjp, saved, out._data)
+            if x.requires_grad:
+                parents.append(x._node or x)
+                out.requires_grad = True
+            else:
+                parents.append(None)
+        if out.requires_grad:
+            if type(vjp) is tuple:  # what nobody will call must not keep its arrays alive
+                vjp = tuple([None if parent is None else f for f, parent in zip(vjp, parents)])
+            saved = [(v, v.count) for x in (inputs if saves is None else saves) if (v := x._version) is not None]
+            out._node = Node(op, parents, vjp, saved, data)
     return out
+
+
+def _version_of_view(data, inputs):
+    """The Version of the input whose memory this array looks at, if it has one: a view shares the fate of its memory."""
+    return next((x._version for x in inputs if memory_of(x._data) is memory_of(data)), None)
 
 
 def toposort(root):
@@ -318,45 +334,49 @@ def toposort(root):
 
     The order matters: in ``b = a + a; c = b + b`` the gradient of ``b`` is complete only when *both* of its uses in
     ``c`` have reported. Following every path instead of every node would visit ``a`` four times here, and 2**n times
-    in a chain of n such steps. An explicit stack, because Python's own would overflow on a deep network.
+    in a chain of n such steps. The tape was written in a right order already, inputs before results, so it is enough to
+    find the nodes, each once, and read them backwards. A loop finds them: recursion would overflow on a deep network.
     """
-    order, seen, stack = [], set(), [(root, False)]
+    nodes, leaves, seen, stack = [], [], {id(root)}, [root]
     while stack:
-        end, finished = stack.pop()
-        if finished:
-            order.append(end)
-        elif id(end) not in seen:
-            seen.add(id(end))
-            stack.append((end, True))
-            if isinstance(end, Node):
-                stack.extend((parent, False) for parent in end.parents[::-1] if parent is not None)
-    return reversed(order)
+        end = stack.pop()
+        if type(end) is not Node:
+            leaves.append(end)
+            continue
+        nodes.append(end)
+        for parent in end.parents:
+            if parent is not None and id(parent) not in seen:
+                seen.add(id(parent))
+                stack.append(parent)
+    nodes.sort(key=_by_number, reverse=True)
+    return nodes + leaves
 
 
 def gradients(output, upstream):
     """Yield (node or leaf, its complete gradient), from ``output`` back to the leaves."""
     g = _check_upstream(output, upstream)
     root = output._node or output
-    gradients = {id(root): g}
+    waiting = {id(root): g}
     for end in toposort(root):
-        g = gradients.pop(id(end), None)
+        g = waiting.pop(id(end), None)
         if g is None:  # every VJP on the way here returned None
             continue
-        g = _as_gradient(g)
         yield end, g
-        if isinstance(end, Tensor):
+        if type(end) is not Node:
             continue
-        for parent, gradient in zip(end.parents, end.input_gradients(np.asarray(g))):
-            if parent is None or gradient is None:
-                continue
-            gradient = gradient.astype(parent.dtype, copy=False)
-            before = gradients.get(id(parent))
-            gradients[id(parent)] = gradient if before is None else before + gradient
+        for parent, gradient in zip(end.parents, end.input_gradients(g if type(g) is np.ndarray else np.asarray(g))):
+            if parent is not None and gradient is not None:
+                key = id(parent)
+                if key in waiting:
+                    gradient = waiting[key] + gradient
+                dtype = parent.dtype if type(parent) is Node else parent._data.dtype
+                usual = type(gradient) is np.ndarray and gradient.dtype is dtype
+                waiting[key] = gradient if usual else _as_gradient(gradient, dtype)
 
 
-def _as_gradient(g):
+def _as_gradient(g, dtype):
     """NumPy's arithmetic on zero-dimensional arrays gives scalars; a gradient is an array (or a RowSparse) always."""
-    return g if isinstance(g, RowSparse) else np.asarray(g)
+    return g.astype(dtype, copy=False) if isinstance(g, RowSparse) else np.asarray(g, dtype)
 
 
 def _check_upstream(output, upstream):
@@ -371,7 +391,9 @@ def _check_upstream(output, upstream):
                 f"backward() was called on a tensor of shape {output.shape}.\nOnly a scalar has a gradient without an "
                 "upstream one.\nReduce it first, x.sum().backward(), or pass x.backward(upstream) of its shape."
             )
-        return np.ones_like(output._data)
+        g = np.empty(output.shape, output.dtype)
+        g.fill(1)
+        return g
     upstream = np.array(upstream, output.dtype)  # a copy: it may end up as somebody's .grad
     if upstream.shape != output.shape:
         raise ValueError(
@@ -383,8 +405,10 @@ def _check_upstream(output, upstream):
 
 def as_float_array(value, dtype=None):
     """``value`` as an ndarray of float32 or float64; what is not floating becomes ``dtype`` (float32)."""
+    if type(value) is np.ndarray and value.dtype in _FLOATS:
+        return value
     array = np.asarray(value)
-    if array.dtype == np.float32 or array.dtype == np.float64:
+    if array.dtype in _FLOATS:
         # A Python float, or a list of them, is no wish for double precision: only an array is.
         return array if isinstance(value, (np.ndarray, np.generic)) else array.astype(dtype or np.float32)
     if array.dtype.kind not in "fiub":

@@ -19,11 +19,12 @@ SHORTEST = 50e-6  # seconds: calls shorter than this are timed in groups, since 
 
 
 class Times(NamedTuple):
-    """Seconds a call takes: the median over all timed calls, and the quartiles around it."""
+    """Seconds a call takes: the median over all timed calls, the quartiles around it, and the median of each round."""
 
     median: float
     low: float
     high: float
+    rounds: tuple[float, ...] = ()
 
 
 def compare(sides, seconds=0.15, settle=0.08, rounds=3):
@@ -46,12 +47,17 @@ def compare(sides, seconds=0.15, settle=0.08, rounds=3):
     """
     for side in sides.values():
         side()  # compilation stays outside
-    samples = {name: [] for name in sides}
+    blocks = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
             _calls(side, settle, _group(side))
-            samples[name] += _calls(side, seconds, _group(side))
-    return {name: Times(*np.percentile(times, [50, 25, 75]).tolist()) for name, times in samples.items()}
+            blocks[name].append(_calls(side, seconds, _group(side)))
+    return {name: _summary(of_side) for name, of_side in blocks.items()}
+
+
+def _summary(blocks):
+    quartiles = np.percentile(np.concatenate(blocks), [50, 25, 75]).tolist()
+    return Times(*quartiles, rounds=tuple(float(np.median(block)) for block in blocks))
 
 
 def show(times):

@@ -11,22 +11,57 @@ from __future__ import annotations
 
 from minidistill.kernels._jit import JIT_ENABLED
 
+from minidistill.kernels.reference import TOGETHER
+
 if JIT_ENABLED:
+    from minidistill.kernels.dense import add_bias, dense_backward
     from minidistill.kernels.elementwise import erf
-    from minidistill.kernels.embedding import sum_rows
+    from minidistill.kernels.embedding import sum_rows, within
     from minidistill.kernels.integer import dequantize, int8_matmul, quantize
-    from minidistill.kernels.optimizer import adam_step, sgd_step
+    from minidistill.kernels.optimizer import adam_step, adam_steps, sgd_step, sgd_steps, together
+    from minidistill.kernels.product import product, products
+    from minidistill.kernels.softmax import cross_entropy, distillation
     from minidistill.kernels.sparse import csr_matmul
 else:
     from minidistill.kernels.reference import (
         adam_step,
+        adam_steps,
+        add_bias,
+        cross_entropy,
         csr_matmul,
+        dense_backward,
         dequantize,
+        distillation,
         erf,
         int8_matmul,
+        product,
+        products,
         quantize,
         sgd_step,
+        sgd_steps,
         sum_rows,
+        together,
+        within,
     )
 
-__all__ = ["adam_step", "csr_matmul", "dequantize", "erf", "int8_matmul", "quantize", "sgd_step", "sum_rows"]
+__all__ = [
+    "TOGETHER",
+    "adam_step",
+    "adam_steps",
+    "add_bias",
+    "cross_entropy",
+    "csr_matmul",
+    "dense_backward",
+    "dequantize",
+    "distillation",
+    "erf",
+    "int8_matmul",
+    "product",
+    "products",
+    "quantize",
+    "sgd_step",
+    "sgd_steps",
+    "sum_rows",
+    "together",
+    "within",
+]

@@ -1,17 +1,20 @@
-"""Fast twins of the optimizer kernels of `reference.py`. Read that file and `_jit.py` first.
+"""Fast twins of the optimizer kernels of `reference.py`. Read that file, `_jit.py` and `pool.py` first.
 
 NumPy makes a pass over memory for each arithmetic sign of the update rule. Here the whole rule runs on one
-entry while it is in a register, so each array is read once and written once.
+entry while it is in a register, so each array is read once and written once. And NumPy's callers make a call
+for each parameter: here one call updates several, since for the biases and small layers of a small net the
+call costs more than the work.
 
-Both kernels walk over stretches of neighbouring entries: each touched row of a table, or, for a dense update,
+Everything walks over stretches of neighbouring entries: each touched row of a table, or, for a dense update,
 blocks small enough that a block is still in the cache when the mask is applied to it. The mask has a loop of
 its own because a rule that also reads a mask touches too many arrays for the compiler to check that they do
 not overlap, and then it no longer uses vector instructions.
 
 Three habits need a reason. Shapes are flattened and None becomes an empty array, so that each kernel compiles
-once per dtype. A stretch is an offset and a count, not a slice: making a slice of each array takes longer
-than updating the row of a small table. And offsets are unsigned, because a signed index might be negative,
-which counts from the end in Python, and testing for that at every access costs the vector instructions too.
+once per dtype; for the same reason parameters come in fours, filled up with empty arrays. A stretch is an
+offset and a count, not a slice: making a slice of each array takes longer than updating the row of a small
+table. And offsets are unsigned, because a signed index might be negative, which counts from the end in
+Python, and testing for that at every access costs the vector instructions too.
 """
 
 from __future__ import annotations
@@ -21,12 +24,18 @@ import math
 import numpy as np
 
 from minidistill.kernels._jit import flat_view, kernel, kernel_input
+from minidistill.kernels.pool import split
+from minidistill.kernels.reference import TOGETHER, smallest
 
 _BLOCK = 2048  # entries; param, grad and two moments in float32 make 32 KiB
-_ALL_ROWS = np.empty(0, dtype=np.int64)
-_NO_MASK = np.empty(0, dtype=np.bool_)
+_FEW = 200_000  # entries, or 0.1 ms of Adam: below this, waking a second thread costs more than it saves
 _BOOL = np.dtype(np.bool_)
+_NOTHING = {dtype: np.empty(0, dtype) for dtype in (np.dtype(np.float32), np.dtype(np.float64), _BOOL)}
 _INT64 = np.dtype(np.int64)
+_LIMITS = {dtype.itemsize: (smallest(dtype), math.sqrt(smallest(dtype))) for dtype in _NOTHING if dtype != _BOOL}
+
+
+# ---- SGD -----------------------------------------------------------------------------------------
 
 
 def sgd_step(
@@ -42,43 +51,86 @@ def sgd_step(
     decoupled: bool,
 ) -> None:
     """As `reference.sgd_step`, in one pass over memory."""
-    rows, width, count = _layout(param, rows)
-    if count == 0:
-        return
-    speed = np.empty(0, dtype=param.dtype) if velocity is None else flat_view(velocity)
+    if rows is None:
+        grad = kernel_input(grad, param.dtype)
+        mask = None if mask is None else kernel_input(mask, _BOOL)
+        arrays = [together([a], param.dtype) for a in (param, grad, velocity)]
+        sgd_steps(*arrays, together([mask], _BOOL), lr, momentum, nesterov, weight_decay, decoupled)
+    elif len(rows):
+        rule = _sgd_rule(param.dtype, lr, momentum, nesterov, weight_decay, decoupled)
+        speed = _NOTHING[param.dtype] if velocity is None else flat_view(velocity)
+        arrays = flat_view(param), kernel_input(grad, param.dtype).ravel(), speed, _flat_mask(mask)
+        arguments = (*arrays, kernel_input(rows, _INT64), param.size // len(param), rule)
+        _run(_sgd_rows, arguments, len(rows), grad.size)
+
+
+def sgd_steps(
+    params: tuple[np.ndarray, ...],
+    grads: tuple[np.ndarray, ...],
+    velocities: tuple[np.ndarray, ...],
+    masks: tuple[np.ndarray, ...],
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    decoupled: bool,
+) -> None:
+    """As `reference.sgd_steps`, in one call."""
+    rule = _sgd_rule(params[0].dtype, lr, momentum, nesterov, weight_decay, decoupled)
+    entries = sum([param.size for param in params])
+    _run(_sgd_many, (params, grads, velocities, masks, rule), entries, entries)
+
+
+def _sgd_rule(dtype, lr, momentum, nesterov, weight_decay, decoupled):
     decay = _decay(float(lr), float(weight_decay), decoupled)
-    rule = (float(lr), float(momentum), bool(nesterov), *decay)
-    grad = kernel_input(grad, param.dtype).reshape(-1)
-    _sgd_rows(flat_view(param), grad, speed, _flat_mask(mask), rows, width, rule, 0, count)
+    return (float(lr), float(momentum), bool(nesterov), *decay, _LIMITS[dtype.itemsize][0])
+
+
+@kernel
+def _sgd_many(params, grads, velocities, masks, rule, lo, hi):
+    start = 0  # of this parameter's entries, if all parameters were one long array
+    for i in range(len(params)):
+        end = start + params[i].size
+        for at in range(max(lo, start), min(hi, end), _BLOCK):
+            begin, count = np.uint64(at - start), np.uint64(min(_BLOCK, min(hi, end) - at))
+            _sgd_stretch(params[i], grads[i], velocities[i], masks[i], begin, begin, count, rule)
+        start = end
 
 
 @kernel
 def _sgd_rows(param, grad, velocity, mask, rows, width, rule, lo, hi):
+    for i in range(lo, hi):
+        at, grad_at = np.uint64(rows[i] * width), np.uint64(i * width)
+        _sgd_stretch(param, grad, velocity, mask, at, grad_at, np.uint64(width), rule)
+
+
+@kernel
+def _sgd_stretch(param, grad, velocity, mask, at, grad_at, count, rule):
     real = param.dtype.type  # a rule left in float64 would drag the arithmetic of float32 arrays with it
     zero = real(0)
-    lr, momentum, nesterov, coupled_decay, shrink = rule
+    lr, momentum, nesterov, coupled_decay, shrink, limit = rule
     lr, momentum, coupled_decay, shrink = real(lr), real(momentum), real(coupled_decay), real(shrink)
-    sparse = len(rows) > 0
-    for i in range(lo, hi, 1 if sparse else _BLOCK):
-        at = np.uint64(rows[i] * width if sparse else i)
-        grad_at = np.uint64(i * width)
-        count = np.uint64(width if sparse else min(_BLOCK, hi - i))
+    limit = real(limit)
+    for j in range(count):
+        old = param[at + j]
+        g = grad[grad_at + j]
+        if coupled_decay != 0.0:
+            g += coupled_decay * old
+        if velocity.size > 0:
+            speed = momentum * velocity[at + j] + g
+            speed = zero if abs(speed) < limit else speed
+            velocity[at + j] = speed
+            g = g + momentum * speed if nesterov else speed
+        param[at + j] = shrink * old - lr * g
+    if mask.size > 0:
         for j in range(count):
-            old = param[at + j]
-            g = grad[grad_at + j]
-            if coupled_decay != 0.0:
-                g += coupled_decay * old
+            keep = mask[at + j]
+            param[at + j] = param[at + j] if keep else zero
             if velocity.size > 0:
-                speed = momentum * velocity[at + j] + g
-                velocity[at + j] = speed
-                g = g + momentum * speed if nesterov else speed
-            param[at + j] = shrink * old - lr * g
-        if mask.size > 0:
-            for j in range(count):
-                keep = mask[at + j]
-                param[at + j] = param[at + j] if keep else zero
-                if velocity.size > 0:
-                    velocity[at + j] = velocity[at + j] if keep else zero
+                velocity[at + j] = velocity[at + j] if keep else zero
+
+
+# ---- Adam ----------------------------------------------------------------------------------------
 
 
 def adam_step(
@@ -96,65 +148,118 @@ def adam_step(
     weight_decay: float,
     decoupled: bool,
 ) -> None:
-    """As `reference.adam_step`, in one pass over memory.
+    """As `reference.adam_step`, in one pass over memory."""
+    if rows is None:
+        grad = kernel_input(grad, param.dtype)
+        mask = None if mask is None else kernel_input(mask, _BOOL)
+        arrays = [together([a], param.dtype) for a in (param, grad, m, v)]
+        adam_steps(*arrays, together([mask], _BOOL), step, lr, beta1, beta2, eps, weight_decay, decoupled)
+    elif len(rows):
+        rule = _adam_rule(param.dtype, step, lr, beta1, beta2, eps, weight_decay, decoupled)
+        arrays = flat_view(param), kernel_input(grad, param.dtype).ravel(), flat_view(m), flat_view(v), _flat_mask(mask)
+        arguments = (*arrays, kernel_input(rows, _INT64), param.size // len(param), rule)
+        _run(_adam_rows, arguments, len(rows), grad.size)
+
+
+def adam_steps(
+    params: tuple[np.ndarray, ...],
+    grads: tuple[np.ndarray, ...],
+    ms: tuple[np.ndarray, ...],
+    vs: tuple[np.ndarray, ...],
+    masks: tuple[np.ndarray, ...],
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+) -> None:
+    """As `reference.adam_steps`, in one call."""
+    rule = _adam_rule(params[0].dtype, step, lr, beta1, beta2, eps, weight_decay, decoupled)
+    entries = sum([param.size for param in params])
+    _run(_adam_many, (params, grads, ms, vs, masks, rule), entries, entries)
+
+
+def _adam_rule(dtype, step, lr, beta1, beta2, eps, weight_decay, decoupled):
+    """The numbers of one step.
 
     The bias corrections are the same for all entries, so they move out of the loop: into the learning rate
     for m, and under the root for v (Kingma & Ba 2015, end of section 2, except that eps keeps its place).
     """
-    rows, width, count = _layout(param, rows)
-    if count == 0:
-        return
-    beta1, beta2 = float(beta1), float(beta2)
     rate = float(lr) / (1 - beta1**step)
     root = 1 / math.sqrt(1 - beta2**step)
+    limit, root_limit = _LIMITS[dtype.itemsize]
     decay = _decay(float(lr), float(weight_decay), decoupled)
-    rule = (beta1, 1 - beta1, beta2, 1 - beta2, rate, root, float(eps), *decay)
-    grad, mask = kernel_input(grad, param.dtype).reshape(-1), _flat_mask(mask)
-    _adam_rows(flat_view(param), grad, flat_view(m), flat_view(v), mask, rows, width, rule, 0, count)
+    return (float(beta1), 1.0 - beta1, float(beta2), 1.0 - beta2, rate, root, float(eps), *decay, limit, root_limit)
+
+
+@kernel
+def _adam_many(params, grads, ms, vs, masks, rule, lo, hi):
+    start = 0
+    for i in range(len(params)):
+        end = start + params[i].size
+        for at in range(max(lo, start), min(hi, end), _BLOCK):
+            begin, count = np.uint64(at - start), np.uint64(min(_BLOCK, min(hi, end) - at))
+            _adam_stretch(params[i], grads[i], ms[i], vs[i], masks[i], begin, begin, count, rule)
+        start = end
 
 
 @kernel
 def _adam_rows(param, grad, m, v, mask, rows, width, rule, lo, hi):
+    for i in range(lo, hi):
+        at, grad_at = np.uint64(rows[i] * width), np.uint64(i * width)
+        _adam_stretch(param, grad, m, v, mask, at, grad_at, np.uint64(width), rule)
+
+
+@kernel
+def _adam_stretch(param, grad, m, v, mask, at, grad_at, count, rule):
     real = param.dtype.type
     zero = real(0)
-    beta1, rest1, beta2, rest2, rate, root, eps, coupled_decay, shrink = rule
+    beta1, rest1, beta2, rest2, rate, root, eps, coupled_decay, shrink, limit, root_limit = rule
     beta1, rest1, beta2, rest2 = real(beta1), real(rest1), real(beta2), real(rest2)
     rate, root, eps = real(rate), real(root), real(eps)
-    coupled_decay, shrink = real(coupled_decay), real(shrink)
-    sparse = len(rows) > 0
-    for i in range(lo, hi, 1 if sparse else _BLOCK):
-        at = np.uint64(rows[i] * width if sparse else i)
-        grad_at = np.uint64(i * width)
-        count = np.uint64(width if sparse else min(_BLOCK, hi - i))
+    coupled_decay, shrink, limit, root_limit = real(coupled_decay), real(shrink), real(limit), real(root_limit)
+    for j in range(count):
+        old = param[at + j]
+        g = grad[grad_at + j]
+        if coupled_decay != 0.0:
+            g += coupled_decay * old
+        first = beta1 * m[at + j] + rest1 * g
+        first = zero if abs(first) < limit else first
+        g = zero if abs(g) < root_limit else g
+        second = beta2 * v[at + j] + rest2 * g * g
+        second = zero if second < limit else second
+        m[at + j] = first
+        v[at + j] = second
+        param[at + j] = shrink * old - rate * first / (root * math.sqrt(second) + eps)
+    if mask.size > 0:
         for j in range(count):
-            old = param[at + j]
-            g = grad[grad_at + j]
-            if coupled_decay != 0.0:
-                g += coupled_decay * old
-            first = beta1 * m[at + j] + rest1 * g
-            second = beta2 * v[at + j] + rest2 * g * g
-            m[at + j] = first
-            v[at + j] = second
-            param[at + j] = shrink * old - rate * first / (root * math.sqrt(second) + eps)
-        if mask.size > 0:
-            for j in range(count):
-                keep = mask[at + j]
-                param[at + j] = param[at + j] if keep else zero
-                m[at + j] = m[at + j] if keep else zero
-                v[at + j] = v[at + j] if keep else zero
+            keep = mask[at + j]
+            param[at + j] = param[at + j] if keep else zero
+            m[at + j] = m[at + j] if keep else zero
+            v[at + j] = v[at + j] if keep else zero
 
 
-def _layout(param: np.ndarray, rows: np.ndarray | None) -> tuple[np.ndarray, int, int]:
-    """The rows to visit, their width and their number. A dense update visits entries, of width 1."""
-    if rows is None:
-        return _ALL_ROWS, 1, param.size
-    if len(rows) == 0:
-        return _ALL_ROWS, 1, 0
-    return kernel_input(rows, _INT64), param.size // len(param), len(rows)
+# ---- both ----------------------------------------------------------------------------------------
+
+
+def _run(function, arguments, rows, entries):
+    if entries < _FEW:
+        function(*arguments, 0, rows)
+    else:
+        split(function, arguments, rows)
+
+
+def together(arrays: list[np.ndarray | None], dtype: np.dtype) -> tuple[np.ndarray, ...]:
+    """As `reference.together`."""
+    empty = _NOTHING[dtype]
+    flat = [empty if array is None else flat_view(array) for array in arrays]
+    return (*flat, *[empty for _ in range(TOGETHER - len(flat))])
 
 
 def _flat_mask(mask: np.ndarray | None) -> np.ndarray:
-    return _NO_MASK if mask is None else kernel_input(mask, _BOOL).reshape(-1)
+    return _NOTHING[_BOOL] if mask is None else kernel_input(mask, _BOOL).ravel()
 
 
 def _decay(lr: float, weight_decay: float, decoupled: bool) -> tuple[float, float]:

@@ -42,7 +42,136 @@ def erf(x: np.ndarray) -> np.ndarray:
     return np.array(flat, dtype=x.dtype).reshape(x.shape)
 
 
+# ---- product.py ----------------------------------------------------------------------------------
+
+
+def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The matrix product, (M, K) times (K, N) to (M, N)."""
+    return a @ b
+
+
+def products(pairs: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+    """Several matrix products that do not depend on one another."""
+    return [a @ b for a, b in pairs]
+
+
+# ---- dense.py ------------------------------------------------------------------------------------
+
+
+def add_bias(z: np.ndarray, bias: np.ndarray, relu: bool) -> None:
+    """Add a bias to every row, and keep what is positive if `relu`; in place.
+
+    Parameters
+    ----------
+    z : ndarray of float32 or float64, shape (M, N), C-contiguous
+        Changed in place.
+    bias : ndarray of z's dtype, shape (N,)
+    relu : bool
+        NaN stays NaN.
+    """
+    z += bias
+    if relu:
+        np.maximum(z, 0, out=z)
+
+
+def dense_backward(g: np.ndarray, y: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """What a dense layer's backward pass does around its products: through the relu, and to the bias.
+
+    Parameters
+    ----------
+    g : ndarray, shape (M, N)
+        Gradient of the layer's value.
+    y : ndarray, shape (M, N), or None
+        The value, if there was a relu: where it is not positive the gradient is 0, whatever stands in `g`.
+
+    Returns
+    -------
+    dz : ndarray, shape (M, N)
+        Gradient of ``x @ weight + bias``; `g` itself without a relu.
+    db : ndarray, shape (N,)
+        Its sum over the rows: the gradient of the bias.
+    """
+    dz = g if y is None else np.where(y > 0, g, g.dtype.type(0))
+    return dz, dz.sum(axis=0)
+
+
+# ---- softmax.py ----------------------------------------------------------------------------------
+
+
+@_silent
+def cross_entropy(z: np.ndarray, target: np.ndarray, label_smoothing: float) -> tuple[float, np.ndarray]:
+    """Cross-entropy of softmax(z) with a target, averaged over the rows, and its gradient by z.
+
+    Softmax and the logarithm after it undo each other: with a class id the loss of a row is
+    log(sum(exp(z))) - z[id], and its gradient is p - t, prediction minus target (Bishop 2006, "Pattern Recognition and Machine Learning", section
+    4.3.4). So nothing takes the logarithm of a number that was rounded to 0, at any size of the logits.
+
+    Parameters
+    ----------
+    z : ndarray of float32 or float64, shape (M, C)
+        Logits.
+    target : ndarray of int, shape (M,), in [0, C), or ndarray of z's dtype, shape (M, C)
+        Class ids, or rows of probabilities that sum to 1. An id and the row with a single 1 give the same bits.
+    label_smoothing : float in [0, 1]
+        s in t = (1 - s) * target + s / C (Szegedy et al. 2016, section 7).
+
+    Returns
+    -------
+    loss : float
+    dz : ndarray of z's shape and dtype
+    """
+    if target.ndim == 1:
+        target = np.eye(z.shape[1], dtype=z.dtype)[target]  # (M, C)
+    log_p = _log_softmax(z)
+    target = (1 - label_smoothing) * target + label_smoothing / z.shape[1]
+    per_row = -(target * log_p).sum(axis=1)
+    return float(per_row.mean()), (np.exp(log_p) - target) / z.dtype.type(len(z))
+
+
+@_silent
+def distillation(
+    z: np.ndarray, teacher: np.ndarray, ids: np.ndarray | None, temperature: float, alpha: float
+) -> tuple[float, np.ndarray]:
+    """alpha * T² * KL(teacher ‖ student) at temperature T + (1 - alpha) * cross-entropy, and its gradient by z.
+
+    Both averaged over the rows (Hinton, Vinyals & Dean 2015, section 2). Where student and teacher agree in every
+    bit, the first term and its gradient are exactly 0: both sides come from the same lines of arithmetic.
+
+    Parameters
+    ----------
+    z, teacher : ndarray of float32 or float64, shape (M, C)
+        Logits of student and teacher, of one dtype.
+    ids : ndarray of int, shape (M,), in [0, C), or None
+        None leaves the second term out.
+    temperature, alpha : float
+
+    Returns
+    -------
+    loss : float
+    dz : ndarray of z's shape and dtype
+    """
+    t = z.dtype.type(temperature)
+    log_p, log_q = _log_softmax(z / t), _log_softmax(teacher / t)
+    p, q = np.exp(log_p), np.exp(log_q)
+    loss = alpha * temperature**2 * float((q * (log_q - log_p)).sum()) / len(z)
+    dz = (p - q) * z.dtype.type(alpha * temperature / len(z))
+    if ids is None:
+        return loss, dz
+    hard, hard_dz = cross_entropy(z, ids, 0.0)
+    return loss + (1 - alpha) * hard, dz + z.dtype.type(1 - alpha) * hard_dz
+
+
+def _log_softmax(z: np.ndarray) -> np.ndarray:
+    shifted = z - z.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
 # ---- embedding.py --------------------------------------------------------------------------------
+
+
+def within(ids: np.ndarray, count: int) -> bool:
+    """Whether all ids, of any integer dtype and shape, lie in [0, count)."""
+    return ids.size == 0 or bool(ids.min() >= 0 and ids.max() < count)
 
 
 def sum_rows(ids: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -70,6 +199,15 @@ def sum_rows(ids: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 # ---- optimizer.py --------------------------------------------------------------------------------
+
+
+def smallest(dtype: np.dtype) -> float:
+    """The number below which a moment counts as 0: the smallest normal number of the dtype, divided by its precision.
+
+    Where a gradient stays exactly 0 (a dead unit, a saturated loss), moments decay for thousands of steps into
+    subnormal numbers, on which processors are many times slower. In float32 this limit is about 1e-31.
+    """
+    return float(np.finfo(dtype).tiny / np.finfo(dtype).eps)
 
 
 @_silent
@@ -119,7 +257,7 @@ def sgd_step(
     if weight_decay and not decoupled:
         g = g + weight_decay * old
     if velocity is not None:
-        speed = momentum * velocity[touched] + g
+        speed = _without_tiny(momentum * velocity[touched] + g, smallest(param.dtype))
         velocity[touched] = _masked(speed, mask, touched)
         g = g + momentum * speed if nesterov else speed
     new = old - lr * g
@@ -162,14 +300,19 @@ def adam_step(
         Coupled: `grad += weight_decay * param`, an L2 penalty, which both moments see.
     decoupled : bool
         True takes `lr * weight_decay * param` off the parameter itself instead: AdamW.
+
+    Notes
+    -----
+    A moment below `smallest` becomes 0, and so does a gradient below its root before it is squared.
     """
     touched = ... if rows is None else rows
     old = param[touched]
     g = grad
     if weight_decay and not decoupled:
         g = g + weight_decay * old
-    first = beta1 * m[touched] + (1 - beta1) * g
-    second = beta2 * v[touched] + (1 - beta2) * g * g
+    limit = smallest(param.dtype)
+    first = _without_tiny(beta1 * m[touched] + (1 - beta1) * g, limit)
+    second = _without_tiny(beta2 * v[touched] + (1 - beta2) * _without_tiny(g, math.sqrt(limit)) ** 2, limit)
     m_hat = first / (1 - beta1**step)  # undoes the pull of the zeros that m and v start from
     v_hat = second / (1 - beta2**step)
     new = old - lr * m_hat / (np.sqrt(v_hat) + eps)
@@ -178,6 +321,42 @@ def adam_step(
     m[touched] = _masked(first, mask, touched)
     v[touched] = _masked(second, mask, touched)
     param[touched] = _masked(new, mask, touched)
+
+
+TOGETHER = 4  # parameters that one call updates
+
+
+def sgd_steps(params, grads, velocities, masks, *rule) -> None:
+    """`sgd_step` for several parameters at once, by one rule.
+
+    Parameters
+    ----------
+    params, grads, velocities, masks : tuple of ndarray
+        As `together` makes them. A velocity or mask that is empty stands for None.
+    rule
+        The options of `sgd_step`, from lr on.
+    """
+    for param, grad, velocity, mask in zip(params, grads, velocities, masks):
+        sgd_step(param, grad, velocity if velocity.size else None, mask if mask.size else None, None, *rule)
+
+
+def adam_steps(params, grads, ms, vs, masks, *rule) -> None:
+    """`adam_step` for several parameters at once, by one rule; arguments as in `sgd_steps`, rule from step on."""
+    for param, grad, m, v, mask in zip(params, grads, ms, vs, masks):
+        adam_step(param, grad, m, v, mask if mask.size else None, None, *rule)
+
+
+def together(arrays: list[np.ndarray | None], dtype: np.dtype) -> tuple[np.ndarray, ...]:
+    """Flat views of up to `TOGETHER` arrays of one dtype, filled up with empty ones (also for None).
+
+    Always the same number, because a compiled kernel is compiled once for every number that it meets.
+    """
+    flat = [np.empty(0, dtype) if array is None else array.reshape(-1) for array in arrays]
+    return (*flat, *[np.empty(0, dtype) for _ in range(TOGETHER - len(flat))])
+
+
+def _without_tiny(values: np.ndarray, limit: float) -> np.ndarray:
+    return np.where(np.abs(values) < limit, 0, values)  # so written, NaN stays NaN
 
 
 def _masked(values: np.ndarray, mask: np.ndarray | None, touched) -> np.ndarray:

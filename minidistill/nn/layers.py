@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import ops
+from ..kernels import within
 from ..tensor import Tensor, as_tensor
 from .init import INITIALIZERS, initialize
 from .module import Module, Parameter, generator_in_use
@@ -57,9 +58,10 @@ class Dense(Module):
 
     def forward(self, x):
         """x of shape (..., K) to (..., M)."""
-        x = x if isinstance(x, Tensor) else as_tensor(x, like=self.weight)
-        if not x.shape or x.shape[-1] != self.in_features:
-            raise ValueError(wrong_features(self, x.shape))
+        x = as_tensor(x, like=self.weight)
+        shape = x._data.shape
+        if not shape or shape[-1] != self.in_features:
+            raise ValueError(wrong_features(self, shape))
         return ops.dense(x, self.weight, self.bias, self.activation)
 
     def config(self):
@@ -299,7 +301,7 @@ def check_ids(layer, ids):
             f"{layer!r} got ids of dtype {array.dtype}.\nIds are whole numbers.\n"
             "Pass an integer array: ids.astype(np.int64)."
         )
-    if array.size and (array.min() < 0 or array.max() >= layer.num_embeddings):
+    if not within(array, layer.num_embeddings):
         raise IndexError(
             f"{layer!r} got ids from {array.min()} to {array.max()}.\nIds must lie in [0, {layer.num_embeddings}).\n"
             "Number the ids from 0, or make the table larger."

@@ -11,4 +11,4 @@ from .linear import dense, embedding, matmul
 from .reduction import logsumexp, max, mean, min, std, sum, var
 from .shape import broadcast_to, concatenate, expand_dims, getitem
 from .shape import reshape, split, squeeze, stack, swapaxes, transpose
-from .softmax_loss import sigmoid_cross_entropy, softmax_cross_entropy, softmax_kl
+from .softmax_loss import distillation_loss, sigmoid_cross_entropy, softmax_cross_entropy, softmax_kl

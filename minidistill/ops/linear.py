@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from ..kernels import sum_rows
+from ..kernels import add_bias, dense_backward, product, products, sum_rows, within
 from ..tensor import RowSparse, as_tensor, record
 from .activation import ACTIVATIONS
 from .broadcast import pair, unbroadcast
@@ -49,25 +49,32 @@ def dense(x, weight, bias=None, activation=None):
         A name from `ACTIVATIONS`.
     """
     x, weight = pair(x, weight)
-    a, w = x.data, weight.data
-    z = a @ w  # (..., M)
-    inputs = (x, weight)
-    if bias is not None:
-        inputs = (x, weight, as_tensor(bias, like=weight))
-        z += inputs[2].data
-    out, pullback = (z, None) if activation is None else ACTIVATIONS[activation](z)
-
+    inputs = (x, weight) if bias is None else (x, weight, as_tensor(bias, like=weight))
+    shape = x._data.shape
+    a, w = x._data if len(shape) == 2 else _rows(x._data), weight._data  # (N, K), (K, M)
+    relu = activation == "relu"
+    y = product(a, w)  # (N, M)
+    b = np.zeros((), y.dtype) if bias is None else inputs[2]._data
+    if bias is not None or relu:
+        add_bias(y, b if b.shape == y.shape[1:] else np.broadcast_to(b, y.shape[1:]), relu)
+    pullback = None
+    if activation is not None and not relu:
+        y, pullback = ACTIVATIONS[activation](y)
     wants_dx, wants_dw = x.requires_grad, weight.requires_grad
-    shape_b = inputs[2].shape if len(inputs) == 3 and inputs[2].requires_grad else None
+    kept = y if relu else None
 
     def vjp(g):
-        dz = g if pullback is None else pullback(g)  # (..., M)
-        dx = dz @ w.T if wants_dx else None
-        dw = _rows(a).T @ _rows(dz) if wants_dw else None
-        db = None if shape_b is None else unbroadcast(dz, shape_b)
-        return dx, dw, db
+        g = g if g.ndim == 2 else _rows(g)
+        dz, db = dense_backward(g if pullback is None else pullback(g), kept)  # (N, M), (M,)
+        if wants_dx and wants_dw:
+            dx, dw = products([(dz, w.T), (a.T, dz)])
+        else:
+            dx, dw = product(dz, w.T) if wants_dx else None, product(a.T, dz) if wants_dw else None
+        return dx if dx is None or len(shape) == 2 else dx.reshape(shape), dw, unbroadcast(db, b.shape)
 
-    return record(f"dense {activation or 'linear'}", out, inputs, vjp, saves=(x, weight))
+    if len(shape) != 2:
+        y = y.reshape(*shape[:-1], y.shape[1])
+    return record(f"dense {activation or 'linear'}", y, inputs, vjp, saves=(x, weight))
 
 
 def _rows(a):
@@ -94,7 +101,7 @@ def embedding(table, ids):
     """
     table, ids = as_tensor(table), np.asarray(ids)
     shape = table.shape
-    if ids.size and (ids.min() < 0 or ids.max() >= shape[0]):
+    if not within(ids, shape[0]):
         raise IndexError(
             f"embedding in a table of shape {shape} got ids from {ids.min()} to {ids.max()}.\n"
             f"Ids must lie in [0, {shape[0]}).\nNumber the ids from 0, or make the table larger."

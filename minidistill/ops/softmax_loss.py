@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..kernels import cross_entropy, distillation
 from ..tensor import as_tensor, record
 from .activation import ACTIVATIONS
 
@@ -32,33 +33,28 @@ def softmax_cross_entropy(logits, target, label_smoothing=0.0):
     Tensor, shape ()
     """
     logits = as_tensor(logits)
-    z = logits.data
-    n, classes = z.shape
-    shifted = z - z.max(axis=1, keepdims=True)  # (N, C)
-    p = np.exp(shifted)
-    total = p.sum(axis=1, keepdims=True)  # (N, 1)
-    p /= total
-    log_total = np.log(total)
-    # An id stands for a row with a single 1, which is never written down: picking one entry is the product with it.
-    picked = (np.arange(n), target) if target.ndim == 1 else None
-    if picked:
-        per_row = log_total[:, 0] - shifted[picked]
-    else:
-        per_row = (target * (log_total - shifted)).sum(axis=1)
-    if label_smoothing:
-        uniform = log_total[:, 0] - shifted.sum(axis=1) / classes
-        per_row = (1 - label_smoothing) * per_row + label_smoothing * uniform
+    loss, dz = cross_entropy(logits._data, target, label_smoothing)
+    return record("softmax_cross_entropy", np.array(loss, dz.dtype), (logits,), (lambda g: dz * g,), saves=())
 
-    def vjp(g):
-        dz = p - label_smoothing / classes  # (N, C)
-        if picked:
-            dz[picked] -= 1 - label_smoothing
-        else:
-            dz -= (1 - label_smoothing) * target
-        dz *= g / n
-        return (dz,)
 
-    return record("softmax_cross_entropy", per_row.sum() / n, (logits,), vjp, saves=())
+def distillation_loss(logits, teacher_logits, ids, temperature, alpha):
+    """alpha * T² * KL(teacher ‖ student) at temperature T + (1 - alpha) * cross-entropy, in one kernel.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (N, C)
+    teacher_logits : ndarray of the dtype of the logits, shape (N, C)
+    ids : ndarray of int, shape (N,), in [0, C), or None
+        None leaves the second term out.
+    temperature, alpha : float
+
+    Returns
+    -------
+    Tensor, shape ()
+    """
+    logits = as_tensor(logits)
+    loss, dz = distillation(logits.data, teacher_logits, ids, temperature, alpha)
+    return record("distillation_loss", np.array(loss, dz.dtype), (logits,), (lambda g: dz * g,), saves=())
 
 
 def softmax_kl(logits, target_log_probs):

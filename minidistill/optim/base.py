@@ -14,13 +14,17 @@ Given up for simplicity: one rule for all groups, no closures, no averaging of w
 from __future__ import annotations
 
 import math
+from operator import is_
 
 import numpy as np
 
+from ..kernels import TOGETHER, together
 from ..nn.constraints import Mask
 from ..tensor import RowSparse, Tensor
 from .clipping import clip_norm, clip_values
-from .parameters import array_of, check_gradient, match_gradients, read_groups
+from .parameters import array_of, check_gradients, match_gradients, read_groups
+
+_BOOL = np.dtype(bool)
 
 
 class Optimizer:
@@ -60,14 +64,19 @@ class Optimizer:
         self.clip_norm, self.clip_value = clip_norm, clip_value
         self.step_count = 0
         self._entries = [_Entry(param, group) for group in self.groups for param in group["params"]]
+        self._bundles = _bundle(self._entries)
 
     # ---- what a subclass says ------------------------------------------------------------------------------------
     def slot_names(self, options):
         """Names of the arrays, each of the parameter's shape and dtype, that the rule remembers for a parameter."""
         raise NotImplementedError
 
-    def rule(self, array, grad, slots, mask, rows, lr, options):
-        """Update one array and its slots (a dict by name) in place: a call of the kernel."""
+    def rule(self, params, grads, slots, masks, lr, options):
+        """Update several parameters and their slots (a dict by name) in place, all as `together` makes them."""
+        raise NotImplementedError
+
+    def row_rule(self, array, grad, slots, mask, rows, lr, options):
+        """Update some rows of one array and its slots in place."""
         raise NotImplementedError
 
     def check_options(self, options):
@@ -116,11 +125,10 @@ class Optimizer:
             gradients = clip_values(gradients, self.clip_value)
         if self.clip_norm is not None:
             gradients = clip_norm(gradients, self.clip_norm)
-        rates = {id(group): self._rate(group) for group in self.groups}
+        rates = [self._rate(bundle.group) for bundle in self._bundles]  # all of them first: an error changes nothing
         self.step_count += 1
-        for entry, gradient in zip(self._entries, gradients):
-            if gradient is not None:
-                self._update(entry, gradient, rates[id(entry.group)])
+        for bundle, rate in zip(self._bundles, rates):
+            self._update(bundle, gradients[bundle.begin : bundle.end], rate)
 
     def zero_grad(self):
         """Forget the gradients of all parameters."""
@@ -170,15 +178,12 @@ class Optimizer:
             found = [entry.param.grad if isinstance(entry.param, Tensor) else None for entry in self._entries]
         else:
             found = match_gradients(self._tree, grads)
-        if all(gradient is None for gradient in found):
+        if not any([gradient is not None for gradient in found]):
             raise RuntimeError(
                 "step() found no gradient for any parameter.\nGradients come from .grad, after loss.backward(), or from the "
                 "argument.\nCall loss.backward() before step(), or step(md.grad(loss)(params)) for plain arrays."
             )
-        return [
-            None if gradient is None else check_gradient(gradient, array_of(entry.param), position)
-            for position, (entry, gradient) in enumerate(zip(self._entries, found))
-        ]
+        return check_gradients(found, [entry.array for entry in self._entries])
 
     def _rate(self, group):
         """The group's learning rate for the next step."""
@@ -193,19 +198,36 @@ class Optimizer:
             )
         return float(rate)
 
-    def _update(self, entry, gradient, rate):
-        """Apply the rule to one parameter, then its constraints."""
-        param = entry.param
-        array = array_of(param)
-        if entry.slots is None:
-            entry.slots = {name: np.zeros_like(array) for name in self.slot_names(entry.group)}
-        grad, rows = (gradient.values, gradient.rows) if isinstance(gradient, RowSparse) else (gradient, None)
-        mask, others = _constraints(param, array)
-        self.rule(array, grad, entry.slots, mask, rows, rate, entry.group)
+    def _update(self, bundle, gradients, rate):
+        """Apply the rule to the parameters of a bundle that have a gradient, then their constraints."""
+        dense = [type(gradient) is np.ndarray for gradient in gradients]
+        if False in dense:
+            for entry, gradient in zip(bundle.entries, gradients):
+                if isinstance(gradient, RowSparse):
+                    self._update_rows(entry, gradient, rate)
+            if True not in dense:
+                return
+            gradients = [gradient for gradient in gradients if type(gradient) is np.ndarray]
+            bundle = _Bundle([entry for entry, is_dense in zip(bundle.entries, dense) if is_dense], 0)
+        params, slots = bundle.arrays(self.slot_names(bundle.group))
+        grads = (*[gradient.ravel() for gradient in gradients], *bundle.fill)
+        masks, constrained = bundle.masks()
+        self.rule(params, grads, slots, masks, rate, bundle.group)
+        for param, constraints in constrained:
+            for constraint in constraints:
+                constraint.apply(param)
+        for tensor in bundle.tensors:
+            tensor.changed()
+
+    def _update_rows(self, entry, gradient, rate):
+        """Apply the rule to the touched rows of one parameter, then its constraints to them."""
+        slots = entry.slot_arrays(self.slot_names(entry.group))
+        mask, others = _constraints(entry.param, entry.array)
+        self.row_rule(entry.array, gradient.values, slots, mask, gradient.rows, rate, entry.group)
         for constraint in others:
-            constraint.apply(param, rows)
-        if param is not array:
-            param.changed()
+            constraint.apply(entry.param, gradient.rows)
+        if isinstance(entry.param, Tensor):
+            entry.param.changed()
 
     def _check_state(self, state):
         """(step, slots) of a state that fits, or an error that names all that does not."""
@@ -243,6 +265,60 @@ class _Entry:
 
     def __init__(self, param, group):
         self.param, self.group, self.slots = param, group, None
+
+    @property
+    def array(self):
+        return self.param._data if isinstance(self.param, Tensor) else self.param
+
+    def slot_arrays(self, names):
+        """The slots by name, zeros at first."""
+        if self.slots is None:
+            self.slots = {name: np.zeros_like(self.array) for name in names}
+        return self.slots
+
+
+class _Bundle:
+    """Up to four parameters of one group and dtype, neighbours in the order of parameters: one call of a kernel.
+
+    For small parameters the call costs more than the work. What the kernel is given of them is kept for the next step.
+    """
+
+    def __init__(self, entries, begin):
+        self.entries, self.begin, self.end, self.group = entries, begin, begin + len(entries), entries[0].group
+        self.dtype = entries[0].array.dtype
+        self.tensors = [entry.param for entry in entries if isinstance(entry.param, Tensor)]
+        self.fill = together([], self.dtype)[len(entries) :]
+        self.no_masks = together([], _BOOL)
+        self._kept_for, self._kept = None, None
+
+    def arrays(self, slot_names):
+        """(params, {name: slots}), flat and in fours. Made anew if an array was replaced, by `assign` for example."""
+        current = [entry.slots for entry in self.entries] + [tensor._data for tensor in self.tensors]
+        if self._kept is None or not all(map(is_, current, self._kept_for)):
+            slots = [entry.slot_arrays(slot_names) for entry in self.entries]
+            by_name = {name: together([s.get(name) for s in slots], self.dtype) for name in slot_names}
+            self._kept = together([entry.array for entry in self.entries], self.dtype), by_name
+            self._kept_for = slots + current[len(slots) :]
+        return self._kept
+
+    def masks(self):
+        """(masks in fours, [(param, constraints to apply after the step)])."""
+        if not any([getattr(tensor, "constraints", None) for tensor in self.tensors]):
+            return self.no_masks, ()
+        found = [_constraints(entry.param, entry.array) for entry in self.entries]
+        return together([mask for mask, _ in found], _BOOL), [(e.param, o) for e, (_, o) in zip(self.entries, found) if o]
+
+
+def _bundle(entries):
+    """Cut the parameters, in their order, into bundles."""
+    bundles, begin = [], 0
+    for end in range(1, len(entries) + 1):
+        last = entries[begin]
+        full = end - begin == TOGETHER or end == len(entries)
+        if full or entries[end].group is not last.group or entries[end].array.dtype != last.array.dtype:
+            bundles.append(_Bundle(entries[begin:end], begin))
+            begin = end
+    return bundles
 
 
 def _constraints(param, array):

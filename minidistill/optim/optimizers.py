@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from ..kernels import adam_step, sgd_step
+from ..kernels import adam_step, adam_steps, sgd_step, sgd_steps, together
 from .base import Optimizer
 
 
@@ -70,9 +70,15 @@ class SGD(Optimizer):
     def slot_names(self, options):
         return ("velocity",) if options["momentum"] else ()
 
-    def rule(self, array, grad, slots, mask, rows, lr, options):
-        how = options["momentum"], options["nesterov"], options["weight_decay"], options["decoupled"]
-        sgd_step(array, grad, slots.get("velocity"), mask, rows, lr, *how)
+    def rule(self, params, grads, slots, masks, lr, options):
+        velocities = slots["velocity"] if options["momentum"] else together([], params[0].dtype)
+        sgd_steps(params, grads, velocities, masks, lr, *self._how(options))
+
+    def row_rule(self, array, grad, slots, mask, rows, lr, options):
+        sgd_step(array, grad, slots.get("velocity"), mask, rows, lr, *self._how(options))
+
+    def _how(self, options):
+        return options["momentum"], options["nesterov"], options["weight_decay"], options["decoupled"]
 
 
 class Adam(Optimizer):
@@ -116,9 +122,14 @@ class Adam(Optimizer):
     def slot_names(self, options):
         return ("m", "v")
 
-    def rule(self, array, grad, slots, mask, rows, lr, options):
-        how = *options["betas"], options["eps"], options["weight_decay"], self.decoupled
-        adam_step(array, grad, slots["m"], slots["v"], mask, rows, self.step_count, lr, *how)
+    def rule(self, params, grads, slots, masks, lr, options):
+        adam_steps(params, grads, slots["m"], slots["v"], masks, self.step_count, lr, *self._how(options))
+
+    def row_rule(self, array, grad, slots, mask, rows, lr, options):
+        adam_step(array, grad, slots["m"], slots["v"], mask, rows, self.step_count, lr, *self._how(options))
+
+    def _how(self, options):
+        return *options["betas"], options["eps"], options["weight_decay"], self.decoupled
 
 
 class AdamW(Adam):

@@ -72,10 +72,17 @@ def match_gradients(tree, grads, path="grads"):
     return [leaf for part, gradient, where in pairs for leaf in match_gradients(part, gradient, where)]
 
 
-def check_gradient(gradient, array, position):
-    """The gradient of one parameter, as an ndarray or RowSparse of its shape and dtype."""
-    if type(gradient) is np.ndarray and gradient.shape == array.shape and gradient.dtype == array.dtype:
-        return gradient  # nearly always: a step of a small net takes little longer than looking closer would
+def check_gradients(gradients, arrays):
+    """The gradient of each parameter, as an ndarray or RowSparse of its shape and dtype, or None."""
+    checked = []
+    for gradient, array in zip(gradients, arrays):
+        # Nearly always as it should be: a step of a small net takes little longer than looking closer would.
+        usual = type(gradient) is np.ndarray and gradient.shape == array.shape and gradient.dtype is array.dtype
+        checked.append(gradient if usual or gradient is None else _check_gradient(gradient, array, len(checked)))
+    return checked
+
+
+def _check_gradient(gradient, array, position):
     if not isinstance(gradient, (np.ndarray, RowSparse)):
         gradient = np.asarray(gradient)
     if gradient.shape != array.shape or gradient.dtype.kind not in "fiu":

@@ -1,0 +1,159 @@
+"""Threads: one small pool that splits the rows of a kernel, and the one call that says how many there are.
+
+A kernel is a serial loop over rows ``[lo, hi)`` that holds no interpreter lock (`_jit.py`), so two of them run at once on two
+Python threads. `split` wakes the workers, gives each a range, and works on the last one itself. Ranges are equal and in order:
+every row is computed by the same instructions whoever computes it, so the bits do not depend on the number of threads.
+
+Why not Numba's ``prange``: its OpenMP threads and those of BLAS wait for work by spinning, each on the core that the other
+needs, which made a training step nine times slower; its "workqueue" aborts the process when two Python threads enter it; and
+OpenMP kills a forked child. A worker here sleeps on a lock. That costs about 20 µs a `split` (``perf/LOG.md``), so a kernel
+asks for threads only above a size at which this is little.
+
+Read ``_jit.py`` before this file. Given up for simplicity: no queue and no stealing. A caller who finds the pool busy (another
+Python thread uses it) runs alone, and so does a kernel that was called from inside a worker.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from threadpoolctl import ThreadpoolController
+
+LONG_ENOUGH = 100e-6  # seconds of work for one thread from which `split` pays; callers count it in rows
+
+
+class _Worker:
+    """A thread that sleeps until it is given a call, makes it, and says so."""
+
+    def __init__(self):
+        self.wake, self.finished = threading.Lock(), threading.Lock()
+        self.wake.acquire()
+        self.finished.acquire()
+        self.call = self.error = None
+        threading.Thread(target=self._serve, name="minidistill", daemon=True).start()
+
+    def _serve(self):
+        while True:
+            self.wake.acquire()
+            if self.call is None:
+                return
+            function, arguments = self.call
+            try:
+                function(*arguments)
+            except BaseException as error:  # it belongs to the caller, who waits for it
+                self.error = error
+            self.call = function = arguments = None  # a worker that sleeps keeps no array alive
+            self.finished.release()
+
+    def start(self, function, arguments):
+        self.call = function, arguments
+        self.wake.release()
+
+    def wait(self):
+        self.finished.acquire()
+        error, self.error = self.error, None
+        return error
+
+    def stop(self):
+        self.wake.release()
+
+
+class _Pool:
+    """The workers, made when they are first needed."""
+
+    def __init__(self, threads):
+        self.threads, self.workers, self.in_use = threads, [], threading.Lock()
+
+    def split(self, function, arguments, rows):
+        if self.threads == 1 or rows < 2 or not self.in_use.acquire(blocking=False):
+            function(*arguments, 0, rows)
+            return
+        try:
+            while len(self.workers) < self.threads - 1:
+                self.workers.append(_Worker())
+            self._split(function, arguments, rows)
+        finally:
+            self.in_use.release()
+
+    def _split(self, function, arguments, rows):
+        parts = min(self.threads, rows)
+        cuts = [rows * i // parts for i in range(parts + 1)]
+        for worker, lo, hi in zip(self.workers, cuts, cuts[1:-1]):
+            worker.start(function, (*arguments, lo, hi))
+        errors = []
+        try:
+            function(*arguments, cuts[-2], cuts[-1])
+        finally:  # whatever happened here, nobody may write to the caller's arrays after it returned
+            errors = [error for error in [worker.wait() for worker in self.workers[: parts - 1]] if error is not None]
+        if errors:
+            raise errors[0]
+
+    def close(self):
+        for worker in self.workers:
+            worker.stop()
+        self.workers = []
+
+
+def _available():
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_pool = _Pool(_available())
+
+
+def split(function, arguments, rows):
+    """Call ``function(*arguments, lo, hi)`` for ranges that cover ``[0, rows)``, on all threads at once.
+
+    The function releases the interpreter lock (a `kernel`) and writes to its own rows only. What it raises is raised here,
+    after all ranges have ended.
+    """
+    _pool.split(function, arguments, rows)
+
+
+def get_threads():
+    """Threads that a kernel may use."""
+    return _pool.threads
+
+
+def set_threads(count):
+    """Use this many threads from now on, in the kernels and in the BLAS that NumPy multiplies matrices with.
+
+    Parameters
+    ----------
+    count : int
+        At least 1. At first, kernels use as many as the process has processors, and BLAS what it chose itself.
+
+    Raises
+    ------
+    ValueError
+        If it is no whole number of at least 1.
+
+    Notes
+    -----
+    Nothing is written to the environment, so children and other libraries are left alone; but a BLAS is shared by everything
+    in the process that multiplies with NumPy. The number changes the speed, and products by float rounding.
+    """
+    global _pool
+    if isinstance(count, bool) or not hasattr(count, "__index__") or count < 1:
+        raise ValueError(
+            f"set_threads got count = {count!r}.\nIt is a whole number of threads, at least 1.\n"
+            f"Write md.set_threads({_available()}) for all processors of this machine."
+        )
+    old = _pool
+    with old.in_use:  # wait for a caller who is at work
+        _pool = _Pool(int(count))
+        old.threads = 1  # whoever still holds the old one runs alone
+        old.close()
+    ThreadpoolController().select(user_api="blas").limit(limits=int(count))
+
+
+def _after_fork():
+    """A forked child has none of its parent's threads, and maybe a lock that was held: it begins anew."""
+    global _pool
+    _pool = _Pool(_pool.threads)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
