@@ -47,12 +47,7 @@ def cross_entropy(logits, target, label_smoothing=0.0):
             f"cross_entropy got label_smoothing = {label_smoothing}.\nIt is the fraction that all classes share, in [0, 1]."
             "\nA usual value is 0.1."
         )
-    target = _array(target)
-    if target.dtype.kind in "iu":
-        _check_ids(logits, target)
-    else:
-        target = _check_rows("cross_entropy", logits, target)
-    return ops.softmax_cross_entropy(logits, target, float(label_smoothing))
+    return ops.softmax_cross_entropy(logits, check_target("cross_entropy", logits, target), float(label_smoothing))
 
 
 def kl_divergence(logits, target):
@@ -208,6 +203,15 @@ def check_logits(loss, logits):
         )
     _check_not_squashed(loss, logits, "softmax")
     return logits
+
+
+def check_target(loss, logits, target):
+    """Class ids, or rows of probabilities in the dtype of the logits (a Tensor); ``loss`` is the name in the error."""
+    target = _array(target)
+    if target.dtype.kind in "iu":
+        _check_ids(logits, target)
+        return target
+    return _check_rows(loss, logits, target)
 
 
 def _check_not_squashed(loss, logits, activation):

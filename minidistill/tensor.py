@@ -15,16 +15,18 @@ gradients do not exist; and a tensor holds float32 or float64, nothing else.
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from contextlib import contextmanager
 from contextvars import ContextVar
-from itertools import count
 from operator import attrgetter
 
 import numpy as np
 
+from .row_sparse import RowSparse
+
 _recording: ContextVar[bool] = ContextVar("minidistill_recording", default=True)
-_numbers = count()  # of the nodes, in the order in which they are recorded
+_numbers = itertools.count()  # of the nodes, in the order in which they are recorded
 _by_number = attrgetter("number")
 _FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -78,59 +80,6 @@ class Node:
         if callable(self.vjp):
             return self.vjp(g)
         return [None if p is None else vjp(g) for p, vjp in zip(self.parents, self.vjp)]
-
-
-class RowSparse:
-    """The gradient of an embedding table: values for the few rows that a batch touched.
-
-    Parameters
-    ----------
-    rows : ndarray of int64, shape (U,)
-        Distinct row numbers, ascending.
-    values : ndarray, shape (U, D)
-        The gradient of each of these rows. Every other row's gradient is zero.
-    shape : tuple of int
-        Shape of the whole table, (R, D). ``np.asarray`` gives the dense gradient of that shape.
-    """
-
-    __slots__ = ("rows", "shape", "values")
-    __array_ufunc__ = None  # so that `array + row_sparse` comes to __radd__ below
-
-    def __init__(self, rows, values, shape):
-        self.rows, self.values, self.shape = rows, values, tuple(shape)
-
-    @property
-    def dtype(self):
-        return self.values.dtype
-
-    def __array__(self, dtype=None, copy=None):
-        dense = np.zeros(self.shape, dtype or self.dtype)
-        dense[self.rows] = self.values
-        return dense
-
-    def __add__(self, other):
-        if not isinstance(other, RowSparse):
-            total = np.array(other)
-            total[self.rows] += self.values  # rows are distinct, so no addition is lost
-            return total
-        rows, where = np.unique(np.concatenate([self.rows, other.rows]), return_inverse=True)
-        values = np.zeros((len(rows), *self.shape[1:]), self.dtype)
-        np.add.at(values, where, np.concatenate([self.values, other.values]))
-        return RowSparse(rows, values, self.shape)
-
-    __radd__ = __add__
-
-    def __mul__(self, factor):
-        return RowSparse(self.rows, self.values * self.dtype.type(factor), self.shape)
-
-    def astype(self, dtype, copy=True):
-        return RowSparse(self.rows, self.values.astype(dtype, copy=copy), self.shape)
-
-    def copy(self):
-        return RowSparse(self.rows.copy(), self.values.copy(), self.shape)
-
-    def __repr__(self):
-        return f"RowSparse({len(self.rows)} of {self.shape[0]} rows, shape={self.shape}, {self.dtype})"
 
 
 class Tensor:

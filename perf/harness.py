@@ -118,7 +118,9 @@ def ratio_figure(title, rows, path):
     """Ratios against every peer on a logarithmic axis: right of the line at 1 we are faster; ticks are the targets."""
     from matplotlib.figure import Figure
 
-    colours = dict(zip(dict.fromkeys(n for row in rows for n in row["ratios"]), ("#0072B2", "#E69F00", "#009E73", "#CC79A7")))
+    colours = dict(
+        zip(dict.fromkeys(n for row in rows for n in row["ratios"]), ("#0072B2", "#E69F00", "#009E73", "#CC79A7"))
+    )
     bars = [(row, name) for row in rows for name in row["ratios"]][::-1]
     figure = Figure(figsize=(9, 1.6 + 0.42 * len(bars)), layout="constrained")
     axis = figure.add_subplot()
@@ -126,7 +128,9 @@ def ratio_figure(title, rows, path):
         middle, low, high = row["ratios"][name]
         axis.plot([1, middle], [y, y], color=colours[name], lw=9, solid_capstyle="butt")
         axis.plot([low, high], [y, y], color="black", lw=1.5)
-        axis.annotate(f"{middle:.2f}x", (max(middle, high, 1), y), xytext=(6, 0), textcoords="offset points", va="center")
+        axis.annotate(
+            f"{middle:.2f}x", (max(middle, high, 1), y), xytext=(6, 0), textcoords="offset points", va="center"
+        )
         if name in row["targets"]:
             axis.plot([row["targets"][name]] * 2, [y - 0.45, y + 0.45], color="black", lw=2, ls=":")
     axis.axvline(1, color="black", lw=1)

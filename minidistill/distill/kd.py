@@ -9,7 +9,6 @@ import numpy as np
 
 from .. import losses, ops
 from ..losses import check_logits
-from ..tensor import Tensor
 
 
 def kd_loss(student_logits, teacher_logits, labels=None, temperature=4.0, alpha=0.9):
@@ -42,27 +41,27 @@ def kd_loss(student_logits, teacher_logits, labels=None, temperature=4.0, alpha=
         probabilities, or the student's come from a softmax.
     """
     check_settings(temperature, alpha)
+    student = check_logits("the distillation loss", student_logits)
+    teacher = check_teacher(teacher_logits, student.shape, student.dtype)
+    return trusted_kd_loss(student, teacher, labels, temperature, alpha)
+
+
+def trusted_kd_loss(student, teacher, labels, temperature, alpha):
+    """`kd_loss` where `check_logits` has seen the student's logits, and `check_teacher` those of the teacher."""
     if labels is None and alpha < 1:
         raise ValueError(
             f"kd_loss got no labels, and alpha = {alpha}.\nThe hard term, with weight 1 - alpha, needs them.\n"
             "Pass the labels, or alpha=1.0 to learn from the teacher alone."
         )
     if alpha == 0:
-        return losses.cross_entropy(student_logits, labels)
-    soft = soft_loss(student_logits, teacher_logits, temperature)
+        return losses.cross_entropy(student, labels)
     if alpha == 1:
-        return soft
-    return soft * alpha + losses.cross_entropy(student_logits, labels) * (1 - alpha)
-
-
-def soft_loss(student_logits, teacher_logits, temperature):
-    """T² * KL(teacher ‖ student), both softened by T. Parameters, reductions and errors as in `kd_loss`."""
-    check_settings(temperature)
-    student = check_logits("the distillation loss", student_logits)
-    teacher = np.asarray(teacher_logits, student.dtype)
-    _check_teacher(teacher, student.shape)
-    target_log_probs = ops.log_softmax(Tensor(teacher) / temperature).data  # (N, C); the student's own arithmetic
-    return ops.softmax_kl(student / temperature, target_log_probs) * temperature**2
+        return ops.distillation_loss(student, teacher, None, temperature, 1.0)
+    labels = losses.check_target("cross_entropy", student, labels)
+    if labels.ndim == 1:
+        return ops.distillation_loss(student, teacher, labels, temperature, alpha)
+    soft = ops.distillation_loss(student, teacher, None, temperature, 1.0)
+    return soft * alpha + losses.cross_entropy(student, labels) * (1 - alpha)
 
 
 def check_settings(temperature=1.0, alpha=1.0):
@@ -79,7 +78,9 @@ def check_settings(temperature=1.0, alpha=1.0):
         )
 
 
-def _check_teacher(teacher, shape):
+def check_teacher(teacher_logits, shape, dtype):
+    """The teacher's logits as an array of the student's shape and dtype, or an error that says why not."""
+    teacher = np.asarray(teacher_logits, dtype)
     if teacher.shape != shape:
         raise ValueError(
             f"distillation got student logits of shape {shape} and teacher logits of shape {teacher.shape}.\n"
@@ -87,7 +88,7 @@ def _check_teacher(teacher, shape):
             "Give the student's last layer as many outputs as the teacher has."
         )
     low, high = teacher.min(), teacher.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
+    if not -np.inf < low <= high < np.inf:  # so written, NaN is refused too
         raise ValueError(
             f"distillation got teacher logits from {low} to {high}.\nThey are finite numbers.\n"
             "Look at the teacher and its inputs: np.isfinite(md.predict(teacher, x)).all()."
@@ -98,3 +99,4 @@ def _check_teacher(teacher, shape):
             "The loss applies softmax itself; that of a softmax is almost uniform.\n"
             "Leave the softmax out of the teacher, or pass np.log(probabilities)."
         )
+    return teacher

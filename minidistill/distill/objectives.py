@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import losses
-from .kd import check_settings, soft_loss
+from .kd import check_settings, trusted_kd_loss
 
 
 @dataclass
@@ -24,13 +24,37 @@ class Exchange:
     student : Tensor, shape (N, C)
         Logits, on the tape.
     teacher : ndarray, shape (N, C)
-        Logits for the same inputs.
+        Logits for the same inputs, finite and in the dtype of the student's.
     labels : ndarray of int, shape (N,), or of float, shape (N, C), or None
     """
 
     student: object
     teacher: object
     labels: object
+
+
+class KnowledgeDistillation:
+    """`kd_loss`: soft targets and hard labels in one kernel. What ``distill`` uses if it is given no objective.
+
+    Parameters
+    ----------
+    temperature, alpha : float
+        See `kd_loss`.
+    """
+
+    def __init__(self, temperature=4.0, alpha=0.9):
+        check_settings(temperature, alpha)
+        self.temperature, self.alpha = temperature, alpha
+
+    @property
+    def needs_labels(self):
+        return self.alpha < 1
+
+    def __call__(self, exchange):
+        return trusted_kd_loss(exchange.student, exchange.teacher, exchange.labels, self.temperature, self.alpha)
+
+    def __repr__(self):
+        return f"KnowledgeDistillation(temperature={self.temperature}, alpha={self.alpha})"
 
 
 class SoftTargets:
@@ -52,7 +76,7 @@ class SoftTargets:
         self.temperature, self.weight = temperature, weight
 
     def __call__(self, exchange):
-        return soft_loss(exchange.student, exchange.teacher, self.temperature) * self.weight
+        return trusted_kd_loss(exchange.student, exchange.teacher, None, self.temperature, 1.0) * self.weight
 
     def __repr__(self):
         return f"SoftTargets(temperature={self.temperature}, weight={self.weight})"

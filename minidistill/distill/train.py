@@ -1,8 +1,8 @@
 """distill: train a student on what a teacher says. The loop is that of ``fit``; only the loss of a batch differs.
 
-The teacher answers for exactly the batch that the student sees, after shuffling and augmentation, so the two cannot get
-out of step. It runs in eval mode and off the tape, and nothing writes to it. Read ``kd.py`` and ``training/loop.py``
-before this file. Given up: the teacher's answers are computed anew in every epoch, not cached.
+The teacher answers once for the whole data set, in eval mode and off the tape, and nothing writes to it. A batch finds its
+answers by the positions of its samples (``batch.index``), so shuffling cannot get the two out of step. Augmented inputs are
+new in every epoch: for those the teacher answers batch by batch. Read ``kd.py`` and ``training/loop.py`` before this file.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import numpy as np
 
 from ..datasets import Dataset
+from ..losses import check_logits
 from ..nn import Module, mode
 from ..tensor import no_grad
 from ..training import evaluate, predict, run
 from ..training.loop import batch_inputs, split_validation
-from .kd import check_settings
-from .objectives import Exchange, HardLabels, SoftTargets
+from .kd import check_teacher
+from .objectives import Exchange, KnowledgeDistillation
 
 
 def distill(
@@ -35,8 +36,8 @@ def distill(
     temperature, alpha : float
         See `kd_loss`. Not used if an objective is given.
     objective : objective or list of objectives, optional
-        Terms that are added up. The default is that of `kd_loss`, written
-        ``[SoftTargets(temperature, weight=alpha), HardLabels(weight=1 - alpha)]``.
+        Terms that are added up. The default, `KnowledgeDistillation`, is the same as
+        ``[SoftTargets(temperature, weight=alpha), HardLabels(weight=1 - alpha)]``, in one kernel.
     optimizer : Optimizer, optional
         ``Adam(student.parameters(), lr=3e-3)`` by default.
     epochs, batch_size, validation, metrics, augment, callbacks, resume, progress, rng
@@ -62,11 +63,21 @@ def distill(
     if held_out is not None and held_out.y is None:
         held_out = Dataset(held_out.x, predict(teacher, held_out).argmax(axis=1), dtype=None)
 
-    def batch_loss(batch):
-        inputs = batch_inputs(batch)
+    like = predict(student, data[:1])
+    cached = (
+        check_teacher(predict(teacher, data), (len(data), *like.shape[1:]), like.dtype) if augment is None else None
+    )
+
+    def answers_for(batch):
+        if cached is not None:
+            return cached[batch.index]
         with mode(training=False), no_grad():
-            answers = teacher(*inputs).numpy()
-        exchange = Exchange(student(*inputs), answers, batch.y)
+            answers = teacher(*batch_inputs(batch)).numpy()
+        return check_teacher(answers, (len(batch.index), *like.shape[1:]), like.dtype)
+
+    def batch_loss(batch):
+        outputs = check_logits("the distillation loss", student(*batch_inputs(batch)))
+        exchange = Exchange(outputs, answers_for(batch), batch.y)
         total = terms[0](exchange)
         for term in terms[1:]:
             total = total + term(exchange)
@@ -82,11 +93,9 @@ def distill(
 
 
 def _terms(objective, temperature, alpha):
-    """The objectives as a list. A term of weight 0 is left out: it needs no labels, and costs nothing."""
+    """The objectives as a list."""
     if objective is None:
-        check_settings(temperature, alpha)
-        terms = [SoftTargets(temperature, weight=alpha), HardLabels(weight=1 - alpha)]
-        return [term for term in terms if term.weight > 0]
+        return [KnowledgeDistillation(temperature, alpha)]
     terms = list(objective) if isinstance(objective, (list, tuple)) else [objective]
     if not terms or not all(callable(term) for term in terms):
         raise ValueError(

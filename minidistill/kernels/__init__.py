@@ -1,8 +1,9 @@
 """Arrays in, arrays out: the loops that the rest of the engine stands on. Nothing here knows of `Tensor`.
 
-Reading order: `reference.py` says what each kernel computes, in plain NumPy, and is enough to understand the
-engine. `_jit.py` says how kernels are compiled. Then, in any order, the fast twins: `elementwise.py` (erf),
-`optimizer.py` (SGD, Adam), `embedding.py` (repeated ids), `integer.py` (int8), `sparse.py` (CSR).
+Reading order: `reference/` says what each kernel computes, in plain NumPy, and is enough to understand the
+engine. `_jit.py` says how kernels are compiled, and `pool.py` how threads share their work. Then, in any order, the
+fast twins: `product.py` (BLAS on our threads), `dense.py` (bias, relu), `softmax.py` (cross-entropy, distillation),
+`optimizer.py` (SGD, Adam), `embedding.py` (repeated ids), `elementwise.py` (erf), `integer.py` (int8), `sparse.py` (CSR).
 
 This is the one place that picks an implementation. Importing it compiles nothing.
 """
@@ -10,7 +11,6 @@ This is the one place that picks an implementation. Importing it compiles nothin
 from __future__ import annotations
 
 from minidistill.kernels._jit import JIT_ENABLED
-
 from minidistill.kernels.reference import TOGETHER
 
 if JIT_ENABLED:

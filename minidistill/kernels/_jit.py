@@ -1,6 +1,6 @@
 """Every Numba option of the engine, decided here and nowhere else.
 
-Read `reference.py` first: it says *what* the kernels compute. This file says *how* they are compiled:
+Read `reference/` first: it says *what* the kernels compute. This file says *how* they are compiled:
 
 - **lazily**: no signatures are given, so a kernel compiles on its first call and importing compiles nothing;
 - **cached on disk**, beside the source or in `NUMBA_CACHE_DIR`, so the second run of a program compiles
@@ -27,7 +27,7 @@ from collections.abc import Callable
 import numba
 import numpy as np
 
-#: False under `NUMBA_DISABLE_JIT=1`: then the package runs on `reference.py`, for a debugger to step through.
+#: False under `NUMBA_DISABLE_JIT=1`: then the package runs on `reference/`, for a debugger to step through.
 JIT_ENABLED: bool = not numba.config.DISABLE_JIT
 
 

@@ -1,4 +1,4 @@
-"""Fast twins of the dense layer's elementwise kernels of `reference.py`. Read that file and `_jit.py` first.
+"""Fast twins of the dense layer's elementwise kernels of `reference/`. Read that file and `_jit.py` first.
 
 NumPy makes a pass over memory for the bias, one for the activation, and in the backward pass one for the comparison, one for
 the product and one for the sum over the batch. Here it is one pass each way.

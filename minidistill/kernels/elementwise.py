@@ -1,4 +1,4 @@
-"""Fast twins of the elementwise kernels of `reference.py`. Read that file and `_jit.py` first."""
+"""Fast twins of the elementwise kernels of `reference/`. Read that file and `_jit.py` first."""
 
 from __future__ import annotations
 

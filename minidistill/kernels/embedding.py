@@ -1,4 +1,4 @@
-"""Fast twin of the embedding kernel of `reference.py`. Read that file and `_jit.py` first."""
+"""Fast twin of the embedding kernel of `reference/`. Read that file and `_jit.py` first."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def within(ids: np.ndarray, count: int) -> bool:
 
 @kernel
 def _within(ids, count):
-    for i in range(ids.size):
-        if ids[i] < 0 or ids[i] >= count:
-            return False
-    return True
+    inside = True
+    for i in range(ids.size):  # to the end: a loop that may stop early takes one id at a time
+        inside &= (ids[i] >= 0) & (ids[i] < count)
+    return inside
 
 
 def sum_rows(ids: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Fast twins of the integer kernels of `reference.py`. Read that file and `_jit.py` first.
+"""Fast twins of the integer kernels of `reference/`. Read that file and `_jit.py` first.
 
 Everything here agrees with the reference bit for bit, so nothing here has a fastmath flag.
 """

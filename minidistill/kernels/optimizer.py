@@ -1,4 +1,4 @@
-"""Fast twins of the optimizer kernels of `reference.py`. Read that file, `_jit.py` and `pool.py` first.
+"""Fast twins of the optimizer kernels of `reference/`. Read that file, `_jit.py` and `pool.py` first.
 
 NumPy makes a pass over memory for each arithmetic sign of the update rule. Here the whole rule runs on one
 entry while it is in a register, so each array is read once and written once. And NumPy's callers make a call
@@ -28,7 +28,9 @@ from minidistill.kernels.pool import split
 from minidistill.kernels.reference import TOGETHER, smallest
 
 _BLOCK = 2048  # entries; param, grad and two moments in float32 make 32 KiB
-_FEW = 200_000  # entries, or 0.1 ms of Adam: below this, waking a second thread costs more than it saves
+# Below 0.1 ms of work, waking a second thread costs more than it saves: entries of a dense update, and rows of a
+# table, each of which is a wait for memory.
+_FEW, _FEW_ROWS = 200_000, 1000
 _BOOL = np.dtype(np.bool_)
 _NOTHING = {dtype: np.empty(0, dtype) for dtype in (np.dtype(np.float32), np.dtype(np.float64), _BOOL)}
 _INT64 = np.dtype(np.int64)
@@ -61,24 +63,14 @@ def sgd_step(
         speed = _NOTHING[param.dtype] if velocity is None else flat_view(velocity)
         arrays = flat_view(param), kernel_input(grad, param.dtype).ravel(), speed, _flat_mask(mask)
         arguments = (*arrays, kernel_input(rows, _INT64), param.size // len(param), rule)
-        _run(_sgd_rows, arguments, len(rows), grad.size)
+        _run(_sgd_rows, arguments, len(rows), _FEW_ROWS)
 
 
-def sgd_steps(
-    params: tuple[np.ndarray, ...],
-    grads: tuple[np.ndarray, ...],
-    velocities: tuple[np.ndarray, ...],
-    masks: tuple[np.ndarray, ...],
-    lr: float,
-    momentum: float,
-    nesterov: bool,
-    weight_decay: float,
-    decoupled: bool,
-) -> None:
+def sgd_steps(params, grads, velocities, masks, lr, momentum, nesterov, weight_decay, decoupled) -> None:
     """As `reference.sgd_steps`, in one call."""
     rule = _sgd_rule(params[0].dtype, lr, momentum, nesterov, weight_decay, decoupled)
     entries = sum([param.size for param in params])
-    _run(_sgd_many, (params, grads, velocities, masks, rule), entries, entries)
+    _run(_sgd_many, (params, grads, velocities, masks, rule), entries, _FEW)
 
 
 def _sgd_rule(dtype, lr, momentum, nesterov, weight_decay, decoupled):
@@ -158,27 +150,14 @@ def adam_step(
         rule = _adam_rule(param.dtype, step, lr, beta1, beta2, eps, weight_decay, decoupled)
         arrays = flat_view(param), kernel_input(grad, param.dtype).ravel(), flat_view(m), flat_view(v), _flat_mask(mask)
         arguments = (*arrays, kernel_input(rows, _INT64), param.size // len(param), rule)
-        _run(_adam_rows, arguments, len(rows), grad.size)
+        _run(_adam_rows, arguments, len(rows), _FEW_ROWS)
 
 
-def adam_steps(
-    params: tuple[np.ndarray, ...],
-    grads: tuple[np.ndarray, ...],
-    ms: tuple[np.ndarray, ...],
-    vs: tuple[np.ndarray, ...],
-    masks: tuple[np.ndarray, ...],
-    step: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-) -> None:
+def adam_steps(params, grads, ms, vs, masks, step, lr, beta1, beta2, eps, weight_decay, decoupled) -> None:
     """As `reference.adam_steps`, in one call."""
     rule = _adam_rule(params[0].dtype, step, lr, beta1, beta2, eps, weight_decay, decoupled)
     entries = sum([param.size for param in params])
-    _run(_adam_many, (params, grads, ms, vs, masks, rule), entries, entries)
+    _run(_adam_many, (params, grads, ms, vs, masks, rule), entries, _FEW)
 
 
 def _adam_rule(dtype, step, lr, beta1, beta2, eps, weight_decay, decoupled):
@@ -244,8 +223,8 @@ def _adam_stretch(param, grad, m, v, mask, at, grad_at, count, rule):
 # ---- both ----------------------------------------------------------------------------------------
 
 
-def _run(function, arguments, rows, entries):
-    if entries < _FEW:
+def _run(function, arguments, rows, few):
+    if rows < few:
         function(*arguments, 0, rows)
     else:
         split(function, arguments, rows)

@@ -1,16 +1,16 @@
 """Threads: one small pool that splits the rows of a kernel, and the one call that says how many there are.
 
-A kernel is a serial loop over rows ``[lo, hi)`` that holds no interpreter lock (`_jit.py`), so two of them run at once on two
-Python threads. `split` wakes the workers, gives each a range, and works on the last one itself. Ranges are equal and in order:
-every row is computed by the same instructions whoever computes it, so the bits do not depend on the number of threads.
+A kernel is a serial loop over rows ``[lo, hi)`` that holds no interpreter lock (`_jit.py`), so two of them run at once on
+two Python threads. `split` wakes the workers, gives each a range, and works on the last one itself. Every row is computed by
+the same instructions whoever computes it, so the bits do not depend on the number of threads.
 
 Why not Numba's ``prange``: its OpenMP threads and those of BLAS wait for work by spinning, each on the core that the other
 needs, which made a training step nine times slower; its "workqueue" aborts the process when two Python threads enter it; and
 OpenMP kills a forked child. A worker here sleeps on a lock. That costs about 20 µs a `split` (``perf/LOG.md``), so a kernel
 asks for threads only above a size at which this is little.
 
-Read ``_jit.py`` before this file. Given up for simplicity: no queue and no stealing. A caller who finds the pool busy (another
-Python thread uses it) runs alone, and so does a kernel that was called from inside a worker.
+Read ``_jit.py`` before this file. Given up for simplicity: no queue and no stealing. A caller who finds the pool busy
+(another Python thread uses it) runs alone, and so does a kernel that was called from inside a worker.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fast twin of the matrix products of `reference.py`: BLAS, with its threads replaced by ours. Read `pool.py` first.
+"""Fast twin of the matrix products of `reference/`: BLAS, with its threads replaced by ours. Read `pool.py` first.
 
 BLAS wins on one core (``perf/ladders/matmul.py`` shows why), so the multiplying is left to it. Its threads are another
 matter: between two products they spin on the core where the next kernel wants to run, and on a machine that is busy otherwise

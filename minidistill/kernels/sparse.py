@@ -1,4 +1,4 @@
-"""Fast twin of the sparse kernel of `reference.py`. Read that file and `_jit.py` first."""
+"""Fast twin of the sparse kernel of `reference/`. Read that file and `_jit.py` first."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ class Optimizer:
             found = [entry.param.grad if isinstance(entry.param, Tensor) else None for entry in self._entries]
         else:
             found = match_gradients(self._tree, grads)
-        if not any([gradient is not None for gradient in found]):
+        if not any(gradient is not None for gradient in found):
             raise RuntimeError(
                 "step() found no gradient for any parameter.\nGradients come from .grad, after loss.backward(), or from the "
                 "argument.\nCall loss.backward() before step(), or step(md.grad(loss)(params)) for plain arrays."
@@ -303,10 +303,12 @@ class _Bundle:
 
     def masks(self):
         """(masks in fours, [(param, constraints to apply after the step)])."""
-        if not any([getattr(tensor, "constraints", None) for tensor in self.tensors]):
+        if not any(getattr(tensor, "constraints", None) for tensor in self.tensors):
             return self.no_masks, ()
         found = [_constraints(entry.param, entry.array) for entry in self.entries]
-        return together([mask for mask, _ in found], _BOOL), [(e.param, o) for e, (_, o) in zip(self.entries, found) if o]
+        return together([mask for mask, _ in found], _BOOL), [
+            (e.param, o) for e, (_, o) in zip(self.entries, found) if o
+        ]
 
 
 def _bundle(entries):

@@ -1,6 +1,6 @@
 """The optimizers: SGD, Adam and AdamW. Each is its options, what it remembers for a parameter, and a call of a kernel.
 
-The update rules themselves, line by line and with their sources, are in ``kernels/reference.py``; what happens around
+The update rules themselves, line by line and with their sources, are in ``kernels/reference/``; what happens around
 them is in ``base.py``. Read both before this file.
 """
 

@@ -1,0 +1,21 @@
+"""What every kernel computes: the specification, in plain NumPy.
+
+Read this folder first, and alone: it needs nothing but NumPy and knows nothing of `Tensor`. Each function is
+the obvious way to write it. The fast twin of the same name and signature lives in the file of the same name
+one folder up, and its docstring says only what it does differently. Tests hold the two together: integers
+with `==`, floats to a few units in the last place. Under `NUMBA_DISABLE_JIT=1` these functions are what runs.
+
+Arrays are trusted here. Shapes, dtypes and ids are checked by the layers above; only `quantize` looks for
+NaN, because nobody above sees the values that it rounds.
+
+Given up for simplicity: speed, and memory for temporaries.
+"""
+
+from .dense import add_bias, dense_backward
+from .elementwise import erf
+from .embedding import sum_rows, within
+from .integer import dequantize, int8_matmul, nan_error, quantize
+from .optimizer import TOGETHER, adam_step, adam_steps, sgd_step, sgd_steps, smallest, together
+from .product import product, products
+from .softmax import cross_entropy, distillation
+from .sparse import csr_matmul

@@ -1,0 +1,22 @@
+"""Functions of single numbers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def erf(x: np.ndarray) -> np.ndarray:
+    """The error function, 2 / sqrt(pi) times the integral of exp(-t²) from 0 to x. GELU needs it.
+
+    Parameters
+    ----------
+    x : ndarray of float32 or float64, any shape
+
+    Returns
+    -------
+    ndarray of the same shape and dtype
+    """
+    flat = [math.erf(value) for value in x.ravel()]
+    return np.array(flat, dtype=x.dtype).reshape(x.shape)
