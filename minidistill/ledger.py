@@ -14,11 +14,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from .datasets import Dataset
 from .explain import Table
 from .files import atomic_write
+from .kernels.pool import threads
 from .nn import Mask
 from .nn.serialize import save
 from .timing import Times, compare, show
@@ -39,8 +39,8 @@ class Ledger:
     seconds : float
         Timed seconds for each model and batch size in each of three rounds.
     threads : int
-        Threads that BLAS may use while latency is measured. One by default: on a machine that also does other things, two
-        threads that wait for each other measure the scheduler.
+        Threads that kernels and BLAS may use while latency is measured. One by default: on a machine that also does other
+        things, two threads that wait for each other measure the scheduler.
 
     Examples
     --------
@@ -93,7 +93,7 @@ class Ledger:
         for size in self.batch_sizes:
             x = _repeat(self.test, size)
             sides = {name: lambda model=model, x=x: predict(model, x) for name, model in self._models.items()}
-            with threadpool_limits(self.threads):
+            with threads(self.threads):
                 times = compare(sides, seconds=self.seconds, settle=self.seconds / 2)
             for name, measured in times.items():
                 self._rows[name]["latency"][size] = measured._asdict()

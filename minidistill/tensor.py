@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from contextlib import contextmanager
+from contextlib import ContextDecorator
 from contextvars import ContextVar
 from operator import attrgetter
 
@@ -31,14 +31,17 @@ _by_number = attrgetter("number")
 _FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 
 
-@contextmanager
-def recording(on):
+class recording(ContextDecorator):
     """Write the operations inside this block on the tape, or do not. For the current thread and context only."""
-    token = _recording.set(on)
-    try:
-        yield
-    finally:
-        _recording.reset(token)
+
+    def __init__(self, on):
+        self.on, self.tokens = on, []
+
+    def __enter__(self):
+        self.tokens.append(_recording.set(self.on))
+
+    def __exit__(self, *error):
+        _recording.reset(self.tokens.pop())
 
 
 def no_grad():

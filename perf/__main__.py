@@ -1,18 +1,29 @@
-"""`python -m perf [NAME ...]`: run the performance tests, print their tables, keep the numbers in perf/results/."""
+"""`python -m perf [NAME ...]`: run performance tests, print their tables, keep the numbers in perf/results/.
 
+Without a name, all of them, one after another. Figures go to runs/perf/.
+"""
+
+import importlib
 import sys
 
-from perf import training_step
+from perf.harness import PEERS, peer
 
-SUBJECTS = {"training_step": training_step}
+SUBJECTS = (
+    "training_step", "prediction", "embedding", "losses", "kernels", "int8", "sparse", "memory", "startup", "scaling",
+    "ladders",
+)  # fmt: skip
 
 
 def main(names):
+    unknown = [name for name in names if name not in SUBJECTS]
+    if unknown:
+        print(f"perf: {', '.join(map(repr, unknown))}: not one of {', '.join(SUBJECTS)}", file=sys.stderr)
+        return 2
+    missing = [name for name in PEERS if peer(name) is None]
+    if missing:
+        print(f"not installed, and skipped: {', '.join(missing)} (make perf-peers installs them)\n")
     for name in names or SUBJECTS:
-        if name not in SUBJECTS:
-            print(f"perf: {name!r} is not one of {', '.join(SUBJECTS)}", file=sys.stderr)
-            return 2
-        print(SUBJECTS[name].main(), end="\n\n")
+        print(importlib.import_module(f"perf.{name}").main(), end="\n\n", flush=True)
     return 0
 
 

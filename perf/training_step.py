@@ -1,121 +1,88 @@
-"""A training step (forward, cross-entropy, backward, Adam): what the tape costs, and the ratio against PyTorch.
+"""A training step (forward, loss, backward, Adam), the tape included: against PyTorch eager, jax.jit, and NumPy by hand.
 
-The baseline is the same step written by hand in NumPy, without tape, tensors or checks, with our Adam kernel: what is
-above it is the price of being general. Gradients are compared before anything is timed. PyTorch is skipped by name
-where it is not installed.
+Once with cross-entropy, once with the distillation loss and a cached teacher. "by hand" is the same step in NumPy, without
+tape, tensors or checks, with our Adam kernel: what is above it is the price of being general, and what is below it the gain
+of fused kernels. All sides start from the same weights, and their first losses are compared before anything is timed.
 """
-
-import json
-from pathlib import Path
 
 import numpy as np
 
-from minidistill import losses
+from minidistill import distill
 from minidistill.bench import mlp, training_step
 from minidistill.kernels import adam_step
-from minidistill.timing import compare, show
+from perf import peers
+from perf.harness import OURS, measure, report, threads
 
-CASES = (((64, 32, 10), 32), ((64, 256, 256, 10), 64), ((784, 300, 100, 10), 128))
-RESULTS = Path(__file__).parent / "results"
-
-
-def batch(widths, size):
-    rng = np.random.default_rng(0)
-    return rng.random((size, widths[0]), dtype=np.float32), rng.integers(0, widths[-1], size)
+MODELS = (((64, 32, 10), 32), ((64, 256, 256, 10), 64), ((784, 300, 100, 10), 128), ((784, 1200, 1200, 10), 128))
+TORCH_TARGETS, JAX_TARGETS = (8, 2.5, 1.6, 1.3), (1.3, 1.3, 1, 0.95)
+TEMPERATURE, ALPHA = 4.0, 0.9
 
 
-def our_gradients(model, x, y):
-    losses.cross_entropy(model(x), y).backward()
-    return [p.grad for p in model.parameters()]
-
-
-def hand_gradients(weights, x, y):
-    """Gradients of [W1, b1, W2, b2, ...] in plain NumPy."""
-    hidden = [x]
-    for w, b in zip(weights[:-2:2], weights[1:-2:2]):
-        hidden.append(np.maximum(hidden[-1] @ w + b, 0))
-    logits = hidden[-1] @ weights[-2] + weights[-1]
-    p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)
-    p[np.arange(len(y)), y] -= 1
-    dz, gradients = p / len(y), []
-    for layer in range(len(weights) // 2 - 1, -1, -1):
-        gradients = [hidden[layer].T @ dz, dz.sum(axis=0), *gradients]
-        dz = (dz @ weights[2 * layer].T) * (hidden[layer] > 0) if layer else None
-    return gradients
-
-
-def hand_step(weights, x, y):
+def hand_step(model, x, y):
+    """The step in plain NumPy, for [W1, b1, W2, b2, ...]."""
+    weights = [p.data.copy() for p in model.parameters()]
     moments = [(np.zeros_like(w), np.zeros_like(w)) for w in weights]
     count = 0
 
     def step():
         nonlocal count
         count += 1
-        for w, g, (m, v) in zip(weights, hand_gradients(weights, x, y), moments):
-            adam_step(w, g, m, v, None, None, count, 1e-3, 0.9, 0.999, 1e-8, 0.0, False)
+        loss, gradients = hand_gradients(weights, x, y)
+        for w, g, (m, v) in zip(weights, gradients, moments):
+            adam_step(w, g, m, v, None, None, count, peers.LR, 0.9, 0.999, 1e-8, 0.0, False)
+        return loss
 
     return step
 
 
-def torch_step(model, x, y, expected):
-    """The same step in PyTorch from the same weights, checked against our gradients; None where it is not installed."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    torch.set_num_threads(2)
-    layers = []
-    for layer in model.layers:
-        linear = torch.nn.Linear(layer.in_features, layer.out_features)
-        linear.weight.data = torch.from_numpy(layer.weight.data.T.copy())
-        linear.bias.data = torch.from_numpy(layer.bias.data.copy())
-        layers += [linear, torch.nn.ReLU()] if layer.activation else [linear]
-    net, xt, yt = torch.nn.Sequential(*layers), torch.from_numpy(x), torch.from_numpy(y)
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
-
-    def step():
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(net(xt), yt).backward()
-        optimizer.step()
-
-    torch.nn.functional.cross_entropy(net(xt), yt).backward()
-    for p, g in zip(net.parameters(), expected):
-        np.testing.assert_allclose(p.grad.numpy().T, g, rtol=1e-3, atol=1e-6)
-    return step
+def hand_gradients(weights, x, y):
+    hidden = [x]
+    for w, b in zip(weights[:-2:2], weights[1:-2:2]):
+        hidden.append(np.maximum(hidden[-1] @ w + b, 0))
+    logits = hidden[-1] @ weights[-2] + weights[-1]
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    rows = np.arange(len(y))
+    loss = -np.log(p[rows, y]).mean()
+    p[rows, y] -= 1
+    dz, gradients = p / len(y), []
+    for layer in range(len(weights) // 2 - 1, -1, -1):
+        gradients = [hidden[layer].T @ dz, dz.sum(axis=0), *gradients]
+        dz = (dz @ weights[2 * layer].T) * (hidden[layer] > 0) if layer else None
+    return loss, gradients
 
 
-def measure(widths, size):
-    """Times of every side that is installed, for one model and batch size."""
-    x, y = batch(widths, size)
+def plain_sides(widths, size):
+    rng = np.random.default_rng(0)
+    x, y = rng.random((size, widths[0]), dtype=np.float32), rng.integers(0, widths[-1], size)
     model = mlp(widths)
-    expected = our_gradients(model.copy(), x, y)
-    weights = [p.data.copy() for p in model.parameters()]
-    for ours, by_hand in zip(expected, hand_gradients(weights, x, y)):
-        np.testing.assert_allclose(ours, by_hand, rtol=1e-3, atol=1e-6)
-    sides = {"minidistill": training_step(model.copy(), size), "by hand": hand_step(weights, x, y)}
-    peer = torch_step(model, x, y, expected)
-    return compare(sides | ({"PyTorch": peer} if peer else {}))
+    return {
+        OURS: training_step(model.copy(), x, y),
+        "by hand": hand_step(model, x, y),
+        "torch": peers.torch_step(model, x, peers.torch_cross_entropy(y)),
+        "jax": peers.jax_step(model, x, peers.jax_cross_entropy(y)),
+    }
+
+
+def distillation_sides(widths, size):
+    rng = np.random.default_rng(0)
+    x, y = rng.random((size, widths[0]), dtype=np.float32), rng.integers(0, widths[-1], size)
+    teacher = rng.normal(0, 3, (size, widths[-1])).astype(np.float32)
+    model, settings = mlp(widths), (teacher, y, TEMPERATURE, ALPHA)
+    return {
+        OURS: training_step(model.copy(), x, y, lambda logits, y: distill.kd_loss(logits, *settings)),
+        "torch": peers.torch_step(model, x, peers.torch_kd_loss(*settings)),
+        "jax": peers.jax_step(model, x, peers.jax_kd_loss(*settings)),
+    }
 
 
 def main():
-    columns = ("minidistill", "by hand", "PyTorch")
-    lines = [
-        f"{'training step':<22}"
-        + "".join(f" {c:>18}" for c in columns)
-        + f"{'by hand / ours':>16}{'PyTorch / ours':>16}"
-    ]
-    kept = []
-    for widths, size in CASES:
-        times = measure(widths, size)
-        name = f"{'-'.join(map(str, widths))}, {size}"
-        cells, ratios = [], []
-        for side in columns:
-            t = times.get(side)
-            cells.append(show(t) if t else "not installed")
-            ratios.append(f"{t.median / times['minidistill'].median:.2f}x" if t else "-")
-        lines.append(f"{name:<22}" + "".join(f" {c:>18}" for c in cells) + "".join(f"{r:>16}" for r in ratios[1:]))
-        kept.append({"case": name, "seconds": {side: t._asdict() for side, t in times.items()}})
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "training_step.json").write_text(json.dumps(kept, indent=1) + "\n")
-    return "\n".join(lines)
+    rows = []
+    for name, sides_of in (("", plain_sides), ("distil ", distillation_sides)):
+        for (widths, size), torch, jax in zip(MODELS, TORCH_TARGETS, JAX_TARGETS):
+            sides = sides_of(widths, size)
+            with threads(2):
+                peers.same_losses(sides)
+                case = f"{name}{'-'.join(map(str, widths))}, {size}"
+                rows.append(measure(case, sides, {"torch": torch, "jax": jax}))
+    return report("training_step", "training step", rows)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from minidistill import timing
-from minidistill.bench import mlp
 
 
 def test_sides_take_turns_in_blocks_and_the_first_calls_do_not_count():
@@ -49,11 +48,50 @@ def test_durations_have_a_fitting_unit(times, text):
     assert timing.show(timing.Times(*times)) == text
 
 
-def test_the_hand_written_step_of_the_performance_test_has_our_gradients():
-    from perf.training_step import batch, hand_gradients, our_gradients
+def test_the_sides_of_the_performance_test_of_a_step_do_the_same_work():
+    from perf import peers
+    from perf.training_step import distillation_sides, plain_sides
 
-    x, y = batch((20, 15, 12, 5), 16)
-    model = mlp((20, 15, 12, 5))
-    by_hand = hand_gradients([p.data for p in model.parameters()], x, y)
-    for ours, theirs in zip(our_gradients(model, x, y), by_hand):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-7)
+    for sides_of in (plain_sides, distillation_sides):
+        sides = sides_of((20, 15, 12, 5), 16)
+        peers.same_losses({name: side for name, side in sides.items() if name in ("minidistill", "by hand")})
+
+
+def test_a_performance_test_that_compares_different_work_says_so():
+    from perf import peers
+
+    with pytest.raises(AssertionError, match="theirs against ours"):
+        peers.same_losses({"ours": lambda: 1.0, "theirs": lambda: 1.01, "missing": None})
+
+
+def test_the_table_of_a_performance_test():
+    from perf import harness
+
+    rows = [
+        {
+            "case": "small",
+            "seconds": {
+                "minidistill": timing.Times(2e-6, 1e-6, 3e-6)._asdict(),
+                "torch": timing.Times(8e-6, 7e-6, 9e-6)._asdict(),
+            },
+            "ratios": {"torch": [4.0, 3.5, 4.5]},
+            "targets": {"torch": 3},
+            "missing": ["jax"],
+        }
+    ]
+    lines = harness.table("step", rows).splitlines()
+    assert lines[0].split() == ["step", "minidistill", "torch", "jax", "torch", "/", "ours", "jax", "/", "ours"]
+    assert "4.00x (3.50-4.50) [3]" in lines[2] and "not installed" in lines[2] and "2.0 ± 1.0 µs" in lines[2]
+
+
+def test_ratios_are_taken_round_by_round():
+    from perf import harness
+
+    def sleep(seconds):
+        return lambda: time.sleep(seconds)
+
+    row = harness.measure("case", {"minidistill": sleep(0.002), "peer": sleep(0.004), "gone": None}, {"peer": 1.5},
+                          seconds=0.02, settle=0.004)  # fmt: skip
+    middle, low, high = row["ratios"]["peer"]
+    assert low <= middle <= high and 1.5 < middle < 2.2
+    assert row["missing"] == ["gone"] and row["targets"] == {"peer": 1.5} and len(row["seconds"]["peer"]["rounds"]) == 3

@@ -228,11 +228,7 @@ class Dataset:
         ValueError
             If `batch_size` is not an integer of at least 1; at the call, not at the first batch.
         """
-        if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-            raise ValueError(
-                f"batches() got batch_size={batch_size!r}.\nA batch holds at least one sample.\n"
-                "Pass an integer of 1 or more, such as 32."
-            )
+        check_batch_size(batch_size)
         order = np.arange(len(self), dtype=np.int64)
         if shuffle:
             np.random.default_rng(rng).shuffle(order)
@@ -244,6 +240,15 @@ class Dataset:
             index = order[lo : lo + size]
             part = self._take(index if shuffle else slice(lo, lo + size))
             yield Batch(part.x, part.y, index)
+
+
+def check_batch_size(batch_size) -> None:
+    """Refuse what is no whole number of at least 1."""
+    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise ValueError(
+            f"batches() got batch_size={batch_size!r}.\nA batch holds at least one sample.\n"
+            "Pass an integer of 1 or more, such as 32."
+        )
 
 
 def _checked_array(name: str, values, dtype) -> np.ndarray:

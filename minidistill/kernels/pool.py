@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import contextmanager
 
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 LONG_ENOUGH = 100e-6  # seconds of work for one thread from which `split` pays; callers count it in rows
 
@@ -135,18 +136,36 @@ def set_threads(count):
     Nothing is written to the environment, so children and other libraries are left alone; but a BLAS is shared by everything
     in the process that multiplies with NumPy. The number changes the speed, and products by float rounding.
     """
-    global _pool
     if isinstance(count, bool) or not hasattr(count, "__index__") or count < 1:
         raise ValueError(
             f"set_threads got count = {count!r}.\nIt is a whole number of threads, at least 1.\n"
             f"Write md.set_threads({_available()}) for all processors of this machine."
         )
+    _make_pool(int(count))
+    ThreadpoolController().select(user_api="blas").limit(limits=int(count))
+
+
+@contextmanager
+def threads(count):
+    """Use this many threads inside this block, as by `set_threads`, and as many as before after it."""
+    before = _pool.threads
+    with threadpool_limits(count, user_api="blas"):
+        _make_pool(count)
+        try:
+            yield
+        finally:
+            _make_pool(before)
+
+
+def _make_pool(count):
+    global _pool
     old = _pool
+    if old.threads == count:
+        return
     with old.in_use:  # wait for a caller who is at work
-        _pool = _Pool(int(count))
+        _pool = _Pool(count)
         old.threads = 1  # whoever still holds the old one runs alone
         old.close()
-    ThreadpoolController().select(user_api="blas").limit(limits=int(count))
 
 
 def _after_fork():

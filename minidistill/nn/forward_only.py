@@ -9,6 +9,8 @@ Read ``layers.py`` before this file.
 
 from __future__ import annotations
 
+import numpy as np
+
 from .. import ops
 from ..tensor import as_tensor, record
 from .layers import Dense, check_name, wrong_features
@@ -44,9 +46,18 @@ class ForwardOnly(Module):
         x = as_tensor(x)
         if not x.shape or x.shape[-1] != self.in_features:
             raise ValueError(wrong_features(self, x.shape))
-        z = self.compute(x.data.reshape(-1, self.in_features)).reshape(*x.shape[:-1], self.out_features)
-        out = z if self.activation is None else ops.ACTIVATIONS[self.activation](z)[0]
+        out = self._activated(x.data.reshape(-1, self.in_features)).reshape(*x.shape[:-1], self.out_features)
         return record(type(self).__name__, out, (x,), self._refuse, saves=())
+
+    def infer(self, x):
+        """As in `Dense`."""
+        if type(x) is not np.ndarray or x.ndim != 2 or x.shape[1] != self.in_features or x.dtype != np.float32:
+            return super().infer(x)
+        return self._activated(x)
+
+    def _activated(self, x):
+        z = self.compute(x)
+        return z if self.activation is None else ops.ACTIVATIONS[self.activation](z)[0]
 
     def _refuse(self, g):
         raise RuntimeError(

@@ -64,6 +64,16 @@ class Dense(Module):
             raise ValueError(wrong_features(self, shape))
         return ops.dense(x, self.weight, self.bias, self.activation)
 
+    def infer(self, x):
+        """As `forward`, on an array of shape (N, K) and the dtype of the weight; anything else goes the usual way."""
+        w = self.weight._data
+        if type(x) is not np.ndarray or x.ndim != 2 or x.shape[1] != self.in_features or x.dtype is not w.dtype:
+            return super().infer(x)
+        return ops.dense_forward(x, w, None if self.bias is None else self.bias._data, self.activation)[0]
+
+    def work_per_row(self):
+        return self.weight.size
+
     def config(self):
         return {
             "in_features": self.in_features,
@@ -152,6 +162,10 @@ class Dropout(Module):
         if not self.is_training() or self.rate == 0:
             return as_tensor(x)
         return ops.dropout(x, self.rate, generator_in_use(self))
+
+    def infer(self, x):
+        """x itself in eval mode."""
+        return super().infer(x) if self.is_training() or not isinstance(x, np.ndarray) else x
 
     def config(self):
         return {"rate": self.rate}
@@ -282,6 +296,15 @@ class Sequential(Module):
         for layer in self.layers:
             inputs = (layer(*inputs),)
         return inputs[0]
+
+    def infer(self, *inputs):
+        """As `forward`, on arrays."""
+        for layer in self.layers:
+            inputs = (layer.infer(*inputs),)
+        return inputs[0]
+
+    def work_per_row(self):
+        return sum([layer.work_per_row() for layer in self.layers])
 
     def __len__(self):
         return len(self.layers)

@@ -23,8 +23,7 @@ _mode: ContextVar[tuple | None] = ContextVar("minidistill_mode", default=None)
 _watcher: ContextVar = ContextVar("minidistill_watcher", default=None)
 
 
-@contextmanager
-def mode(training, rng=None):
+class mode:
     """Run modules in train or eval mode inside this block, whatever their own flag says.
 
     Parameters
@@ -33,11 +32,20 @@ def mode(training, rng=None):
     rng : np.random.Generator, optional
         Where random layers (dropout) draw from; their own generator if not given.
     """
-    token = _mode.set((training, rng))
-    try:
-        yield
-    finally:
-        _mode.reset(token)
+
+    def __init__(self, training, rng=None):
+        self.value = training, rng
+
+    def __enter__(self):
+        self.token = _mode.set(self.value)
+
+    def __exit__(self, *error):
+        _mode.reset(self.token)
+
+
+def is_watched():
+    """Whether a `watch` block wants to hear of module calls."""
+    return _watcher.get() is not None
 
 
 @contextmanager
@@ -92,6 +100,19 @@ class Module:
         output = self.forward(*inputs)
         watcher = _watcher.get()
         return output if watcher is None else watcher(self, inputs, output)
+
+    def infer(self, *inputs):
+        """The same on plain arrays, off the tape: what `predict` runs. Layers that need no tensors for it have their own."""
+        return self(*inputs).numpy()
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if "forward" in vars(cls) and "infer" not in vars(cls):
+            cls.infer = Module.infer  # an inherited one would compute what the inherited forward does
+
+    def work_per_row(self):
+        """Multiplications for one row of a batch, as far as they are known: whether `predict` should split the batch."""
+        return 0
 
     def forward(self, *inputs):
         raise TypeError(

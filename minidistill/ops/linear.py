@@ -52,16 +52,10 @@ def dense(x, weight, bias=None, activation=None):
     inputs = (x, weight) if bias is None else (x, weight, as_tensor(bias, like=weight))
     shape = x._data.shape
     a, w = x._data if len(shape) == 2 else _rows(x._data), weight._data  # (N, K), (K, M)
-    relu = activation == "relu"
-    y = product(a, w)  # (N, M)
-    b = np.zeros((), y.dtype) if bias is None else inputs[2]._data
-    if bias is not None or relu:
-        add_bias(y, b if b.shape == y.shape[1:] else np.broadcast_to(b, y.shape[1:]), relu)
-    pullback = None
-    if activation is not None and not relu:
-        y, pullback = ACTIVATIONS[activation](y)
+    b = inputs[2]._data if len(inputs) == 3 else None  # (M,), or what broadcasts to it
+    y, pullback = dense_forward(a, w, b, activation)  # (N, M)
     wants_dx, wants_dw = x.requires_grad, weight.requires_grad
-    kept = y if relu else None
+    kept = y if activation == "relu" else None
 
     def vjp(g):
         g = g if g.ndim == 2 else _rows(g)
@@ -70,11 +64,26 @@ def dense(x, weight, bias=None, activation=None):
             dx, dw = products([(dz, w.T), (a.T, dz)])
         else:
             dx, dw = product(dz, w.T) if wants_dx else None, product(a.T, dz) if wants_dw else None
-        return dx if dx is None or len(shape) == 2 else dx.reshape(shape), dw, unbroadcast(db, b.shape)
+        return (
+            dx if dx is None or len(shape) == 2 else dx.reshape(shape),
+            dw,
+            None if b is None else unbroadcast(db, b.shape),
+        )
 
     if len(shape) != 2:
         y = y.reshape(*shape[:-1], y.shape[1])
     return record(f"dense {activation or 'linear'}", y, inputs, vjp, saves=(x, weight))
+
+
+def dense_forward(a, w, b, activation):
+    """The layer on arrays, (N, K) and (K, M) to (N, M), and its activation's pullback; None for relu: a kernel has it."""
+    relu = activation == "relu"
+    y = product(a, w)
+    if b is not None:
+        add_bias(y, b if b.shape == y.shape[1:] else np.broadcast_to(b, y.shape[1:]), relu)
+    elif relu:
+        np.maximum(y, 0, out=y)
+    return (y, None) if relu or activation is None else ACTIVATIONS[activation](y)
 
 
 def _rows(a):

@@ -10,9 +10,16 @@ import numpy as np
 
 from .. import losses
 from ..datasets import Dataset
+from ..datasets.dataset import check_batch_size
+from ..kernels.blas import SMALL, WORTH_SPLITTING, OneBlasThread
+from ..kernels.pool import split
 from ..nn import Module, mode
-from ..tensor import no_grad
+from ..nn.module import is_watched
+from ..tensor import no_grad, recording
 from .metrics import find_metrics
+
+MANY_ROWS = 64  # a batch of fewer is not worth splitting: each thread would read all the weights for a few rows
+_FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 
 
 def predict(model, x, batch_size=256):
@@ -36,10 +43,47 @@ def predict(model, x, batch_size=256):
         If there are no samples, inputs differ in length, or a floating one holds NaN or infinity.
     """
     _check_model(model, "predict")
-    data = x if isinstance(x, Dataset) else Dataset(_as_arrays(x), None, dtype=None)
-    with mode(training=False), no_grad():
-        outputs = [model(*_inputs(batch)).numpy() for batch in data.batches(batch_size, shuffle=False)]
+    check_batch_size(batch_size)
+    inputs = _checked_inputs(x)
+    run = _call_on_arrays(model) if is_watched() else model.infer
+    rows = len(inputs[0])
+    if rows == 1:
+        with mode(training=False), recording(False):
+            return run(*inputs)
+    parts, work = {}, rows * model.work_per_row()
+    if work <= SMALL:
+        _predict_rows(run, inputs, batch_size, parts, 0, rows)
+    else:
+        with OneBlasThread():
+            if work < WORTH_SPLITTING or rows < MANY_ROWS:
+                _predict_rows(run, inputs, batch_size, parts, 0, rows)
+            else:  # rows, not products: a thread takes its rows through all layers, and nothing is handed over in between
+                split(_predict_rows, (run, inputs, batch_size, parts), rows)
+    outputs = [output for first in sorted(parts) for output in parts[first]]
     return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+
+
+def _predict_rows(run, inputs, batch_size, parts, lo, hi):
+    """Outputs for the rows [lo, hi), in batches, to ``parts[lo]``. Mode and tape are set here: each thread has its own."""
+    with mode(training=False), recording(False):
+        cuts = [slice(i, min(i + batch_size, hi)) for i in range(lo, hi, batch_size)]
+        parts[lo] = [run(*[x[cut] for x in inputs]) for cut in cuts]
+
+
+def _call_on_arrays(model):
+    """The model's call, which a `watch` block hears of, instead of its `infer`."""
+    return lambda *inputs: model(*inputs).numpy()
+
+
+def _checked_inputs(x):
+    """The inputs as a tuple of arrays, looked through unless that has been done."""
+    if isinstance(x, Dataset):
+        return x.inputs
+    if type(x) is np.ndarray and x.dtype in _FLOATS and x.size:
+        flat = x.ravel()
+        if flat.dot(flat) < np.inf:  # one fast pass that nearly all inputs pass; the others are looked at closely
+            return (x,)
+    return Dataset(_as_arrays(x), None, dtype=None).inputs
 
 
 def evaluate(model, data, loss=None, metrics=None, batch_size=256):
@@ -86,10 +130,6 @@ def default_metrics(data, metrics=None):
 
 def _as_arrays(x):
     return tuple(np.asarray(part) for part in x) if isinstance(x, tuple) else np.asarray(x)
-
-
-def _inputs(batch):
-    return batch.x if isinstance(batch.x, tuple) else (batch.x,)
 
 
 def _check_model(model, who):

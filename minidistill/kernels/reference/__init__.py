@@ -11,11 +11,11 @@ NaN, because nobody above sees the values that it rounds.
 Given up for simplicity: speed, and memory for temporaries.
 """
 
+from .blas import product, products
 from .dense import add_bias, dense_backward
 from .elementwise import erf
 from .embedding import sum_rows, within
 from .integer import dequantize, int8_matmul, nan_error, quantize
 from .optimizer import TOGETHER, adam_step, adam_steps, sgd_step, sgd_steps, smallest, together
-from .product import product, products
 from .softmax import cross_entropy, distillation
 from .sparse import csr_matmul

@@ -1,0 +1,63 @@
+"""Every kernel against its twin in ``kernels/reference/``: what compiling and fusing gain over plain NumPy, one size each."""
+
+import numpy as np
+
+from minidistill import kernels
+from minidistill.kernels import reference
+from perf.harness import OURS, measure, report, threads
+
+
+def cases():
+    """(name, arguments) of each kernel at a usual size. Kernels that write in place do so again and again."""
+    rng = np.random.default_rng(0)
+
+    def f(*shape):
+        return rng.random(shape, dtype=np.float32) - np.float32(0.5)
+
+    ids = rng.integers(0, 10, 128)
+    weights = [f(300, 100), f(100), f(100, 10), f(10)]
+    fours = [kernels.together([np.abs(w) for w in weights], np.dtype(np.float32)) for _ in range(4)]
+    no_masks = kernels.together([], np.dtype(bool))
+    sparse = rng.random((300, 100)) < 0.1
+    starts = np.concatenate([[0], np.cumsum(sparse.sum(axis=1))])
+    yield "product", (f(128, 784), f(784, 300))
+    yield "products", ([(f(128, 300), f(300, 784)), (f(784, 128), f(128, 300))],)
+    yield "add_bias", (f(128, 300), f(300) * 1e-9, True)
+    yield "dense_backward", (f(128, 300), f(128, 300))
+    yield "cross_entropy", (f(128, 10), ids, 0.0)
+    yield "distillation", (f(128, 10), f(128, 10), ids, 4.0, 0.9)
+    yield "adam_steps", (*fours, no_masks, 10, 1e-9, 0.9, 0.999, 1e-8, 0.0, False)
+    yield "sgd_steps", (*fours[:3], no_masks, 1e-9, 0.9, False, 0.0, False)
+    yield "sum_rows", (rng.integers(0, 100_000, 1024), f(1024, 32))
+    yield "within", (rng.integers(0, 100_000, 1024), 100_000)
+    yield "erf", (f(128, 300),)
+    yield "quantize", (f(128, 784), np.float32(0.01), 128, 0, 255)
+    yield "dequantize", (rng.integers(0, 256, (128, 784)).astype(np.uint8), np.float32(0.01), 128)
+    yield (
+        "int8_matmul",
+        (
+            rng.integers(0, 256, (32, 784)).astype(np.uint8),
+            rng.integers(-127, 128, (784, 300)).astype(np.int8),
+            7,
+        ),
+    )
+    yield "csr_matmul", (f(32, 100), f(int(sparse.sum())), np.nonzero(sparse)[1].astype(np.uint16), starts)
+
+
+def main():
+    rows = []
+    for name, arguments in cases():
+        fast, plain = getattr(kernels, name), getattr(reference, name)
+        sides = {OURS: lambda f=fast, a=arguments: f(*a), "reference": lambda f=plain, a=arguments: f(*a)}
+        _check(sides)
+        with threads(2):
+            rows.append(measure(name, sides, seconds=0.05, settle=0.03))
+    return report("kernels", "kernel", rows)
+
+
+def _check(sides):
+    """Equal results, where there are any (kernels that write in place are compared in tests/)."""
+    ours, theirs = (side() for side in sides.values())
+    for a, b in zip(*(result if isinstance(result, (tuple, list)) else (result,) for result in (ours, theirs))):
+        if a is not None:
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,158 @@
+"""The same work in PyTorch, JAX and onnxruntime, from one of our models and with its weights: what a user of each would type.
+
+A model is an `nn.Sequential` of `nn.Dense` with relu, the last one linear (`minidistill.bench.mlp`). Every function returns
+None where its library is not installed. Given up: other layers and other losses.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perf.harness import peer
+
+LR = 1e-3
+
+
+# ---- PyTorch ---------------------------------------------------------------------------------------------------------
+def torch_mlp(model):
+    """The model as a torch.nn.Sequential."""
+    torch = peer("torch")
+    if not torch:
+        return None
+    layers = []
+    for layer in model.layers:
+        linear = torch.nn.Linear(layer.in_features, layer.out_features)
+        linear.weight.data = torch.from_numpy(layer.weight.data.T.copy())
+        linear.bias.data = torch.from_numpy(layer.bias.data.copy())
+        layers += [linear, torch.nn.ReLU()] if layer.activation else [linear]
+    return torch.nn.Sequential(*layers)
+
+
+def torch_step(model, x, loss_of):
+    """A training step: zero_grad, ``loss_of(logits)``, backward, Adam. Returns the loss."""
+    torch = peer("torch")
+    if not torch:
+        return None
+    net, x = torch_mlp(model), torch.from_numpy(x)
+    optimizer = torch.optim.Adam(net.parameters(), lr=LR)
+
+    def step():
+        optimizer.zero_grad()
+        loss = loss_of(net(x))
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def torch_cross_entropy(y):
+    torch = peer("torch")
+    if torch:
+        y = torch.from_numpy(y)
+        return lambda logits: torch.nn.functional.cross_entropy(logits, y)
+
+
+def torch_kd_loss(teacher_logits, y, temperature, alpha):
+    """With the teacher's logits cached: F.kl_div at temperature T, times T², and cross-entropy."""
+    torch = peer("torch")
+    if torch:
+        f, y, teacher = torch.nn.functional, torch.from_numpy(y), torch.from_numpy(teacher_logits)
+
+        def loss(logits):
+            student = f.log_softmax(logits / temperature, dim=1)
+            soft = f.kl_div(student, f.softmax(teacher / temperature, dim=1), reduction="batchmean")
+            return alpha * temperature**2 * soft + (1 - alpha) * f.cross_entropy(logits, y)
+
+        return loss
+
+
+# ---- JAX -------------------------------------------------------------------------------------------------------------
+def jax_step(model, x, loss_of):
+    """A training step: one jax.jit of loss, gradient and Adam, the state donated to it. Returns the loss."""
+    jax = peer("jax")
+    if not jax:
+        return None
+    jnp = jax.numpy
+    params = [jnp.array(p.data) for p in model.parameters()]
+    state = [params, [jnp.zeros_like(p) for p in params], [jnp.zeros_like(p) for p in params], jnp.float32(0)]
+    x = jnp.array(x)
+
+    def logits(params, x):
+        for w, b in zip(params[:-2:2], params[1:-2:2]):
+            x = jax.nn.relu(x @ w + b)
+        return x @ params[-2] + params[-1]
+
+    @jax.jit
+    def update(params, m, v, count, x):
+        loss, grads = jax.value_and_grad(lambda p: loss_of(logits(p, x)))(params)
+        count = count + 1
+        m = [0.9 * a + 0.1 * g for a, g in zip(m, grads)]
+        v = [0.999 * a + 0.001 * g * g for a, g in zip(v, grads)]
+        rate, root = LR / (1 - 0.9**count), 1 / jnp.sqrt(1 - 0.999**count)
+        params = [p - rate * a / (root * jnp.sqrt(b) + 1e-8) for p, a, b in zip(params, m, v)]
+        return loss, params, m, v, count
+
+    def step():
+        loss, *state[:] = update(*state, x)
+        return loss.block_until_ready()
+
+    return step
+
+
+def jax_cross_entropy(y):
+    jax = peer("jax")
+    if jax:
+        jnp, y = jax.numpy, jax.numpy.array(y)
+        return lambda z: -jnp.take_along_axis(jax.nn.log_softmax(z), y[:, None], axis=1).mean()
+
+
+def jax_kd_loss(teacher_logits, y, temperature, alpha):
+    jax = peer("jax")
+    if jax:
+        hard = jax_cross_entropy(y)
+        teacher = jax.numpy.array(teacher_logits) / temperature
+
+        def loss(z):
+            q, log_q = jax.nn.softmax(teacher), jax.nn.log_softmax(teacher)
+            soft = (q * (log_q - jax.nn.log_softmax(z / temperature))).sum(axis=1).mean()
+            return alpha * temperature**2 * soft + (1 - alpha) * hard(z)
+
+        return loss
+
+
+# ---- onnxruntime -----------------------------------------------------------------------------------------------------
+def onnx_session(model, threads):
+    """The model as an onnxruntime session with one input, "x"."""
+    onnx, runtime = peer("onnx"), peer("onnxruntime")
+    if not onnx or not runtime:
+        return None
+    helper, arrays, kind = onnx.helper, onnx.numpy_helper, onnx.TensorProto.FLOAT
+    nodes, weights, current = [], [], "x"
+    for i, layer in enumerate(model.layers):
+        weights += [arrays.from_array(layer.weight.data, f"w{i}"), arrays.from_array(layer.bias.data, f"b{i}")]
+        nodes.append(helper.make_node("Gemm", [current, f"w{i}", f"b{i}"], [f"z{i}"]))
+        current = f"z{i}"
+        if layer.activation:
+            nodes.append(helper.make_node("Relu", [current], [f"h{i}"]))
+            current = f"h{i}"
+    inputs = [helper.make_tensor_value_info("x", kind, [None, model.layers[0].in_features])]
+    outputs = [helper.make_tensor_value_info(current, kind, [None, model.layers[-1].out_features])]
+    graph = helper.make_graph(nodes, "mlp", inputs, outputs, weights)
+    return session(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), threads)
+
+
+def session(onnx_model, threads):
+    """An onnxruntime session on this many threads."""
+    runtime = peer("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return runtime.InferenceSession(onnx_model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def same_losses(sides, steps=5, rtol=2e-4):
+    """Make the first steps on every side and compare the losses: all sides do the same work, or this raises."""
+    losses = {name: [float(step()) for _ in range(steps)] for name, step in sides.items() if step is not None}
+    first, *others = losses.items()
+    for name, values in others:
+        np.testing.assert_allclose(values, first[1], rtol=rtol, err_msg=f"{name} against {first[0]}")
