@@ -79,12 +79,17 @@ def measure(case, sides, targets=None, **timing):
 
 def report(subject, title, rows):
     """Print nothing, keep everything: write the JSON and the figure of a subject, return its table as text."""
-    RESULTS.mkdir(exist_ok=True)
-    content = {"command": f"python -m perf {subject}", "machine": machine(), "rows": rows}
-    (RESULTS / f"{subject}.json").write_text(json.dumps(content, indent=1) + "\n")
+    keep(subject, rows)
     if any(row["ratios"] for row in rows):
         ratio_figure(title, rows, FIGURES / f"{subject}.png")
     return table(title, rows)
+
+
+def keep(subject, rows):
+    """Write what was measured to perf/results/, with the command and the machine."""
+    RESULTS.mkdir(exist_ok=True)
+    content = {"command": f"python -m perf {subject}", "machine": machine(), "rows": rows}
+    (RESULTS / f"{subject}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 def table(title, rows):
