@@ -30,6 +30,7 @@ def cases():
     yield "sgd_steps", (*fours[:3], no_masks, 1e-9, 0.9, False, 0.0, False)
     yield "sum_rows", (rng.integers(0, 100_000, 1024), f(1024, 32))
     yield "within", (rng.integers(0, 100_000, 1024), 100_000)
+    yield "shift_images", (f(128, 28, 28), *rng.integers(-2, 3, (2, 128)))
     yield "erf", (f(128, 300),)
     yield "quantize", (f(128, 784), np.float32(0.01), 128, 0, 255)
     yield "dequantize", (rng.integers(0, 256, (128, 784)).astype(np.uint8), np.float32(0.01), 128)

@@ -317,3 +317,18 @@ def test_csr_matmul_reads_every_layout():
             rtol=1e-13,
             atol=1e-14,
         )
+
+
+# ---- images ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
+def test_shifted_images(dtype):
+    rng = np.random.default_rng(0)
+    images = rng.integers(1, 200, (60, 4, 5)).astype(dtype)
+    down, right = rng.integers(-4, 5, 60), rng.integers(-5, 6, 60)  # up to all of the image
+    expected = np.zeros_like(images)
+    for n, row, column in np.ndindex(images.shape):
+        if 0 <= row + down[n] < 4 and 0 <= column + right[n] < 5:
+            expected[n, row + down[n], column + right[n]] = images[n, row, column]
+    assert_same(reference.shift_images(images, down, right), expected)
+    for name, layout in layouts(images):
+        assert_same(unchanged(kernels.shift_images, layout, down, right), expected), name

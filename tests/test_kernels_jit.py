@@ -18,7 +18,7 @@ from minidistill import kernels
 from minidistill.kernels import _jit, reference
 
 PACKAGE = Path(kernels.__file__).parents[1]
-FAST_MODULES = ("dense", "elementwise", "embedding", "integer", "optimizer", "softmax", "sparse")
+FAST_MODULES = ("dense", "elementwise", "embedding", "images", "integer", "optimizer", "softmax", "sparse")
 
 
 def sources(folder):

@@ -204,7 +204,8 @@ def test_a_large_step_is_the_same_bits_on_any_number_of_threads():
             kernels.adam_step(arrays[0], grad, *arrays[1:], None, None, 1, 0.1, 0.9, 0.999, 1e-8, 0.0, False)
             tables = [table.copy(), np.zeros_like(table), np.zeros_like(table)]
             kernels.adam_step(tables[0], row_grad, *tables[1:], None, rows, 1, 0.1, 0.9, 0.999, 1e-8, 0.0, False)
-            results.append(arrays + tables)
+            popular = (np.random.default_rng(1).zipf(1.3, 20_000) - 1) % 3000
+            results.append([*arrays, *tables, *kernels.sum_rows(popular, np.resize(row_grad, (20_000, 40)))])
     finally:
         md.set_threads(before)
     for other in results[1:]:

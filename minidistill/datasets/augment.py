@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..kernels import shift_images
+
 
 def shift(
     images: np.ndarray,
@@ -55,8 +57,4 @@ def shift(
         )
     n, m = len(images), max_pixels
     down, right = np.random.default_rng(rng).integers(-m, m + 1, size=(2, n))
-    padded = np.pad(images.reshape(n, height, width), ((0, 0), (m, m), (m, m)))
-    # Every place where an image-sized window fits into the padded image, without copying: (N, 2m+1, 2m+1, H,
-    # W). To move an image down is to look at it through a window that is further up.
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
-    return windows[np.arange(n), m - down, m - right].reshape(images.shape)
+    return shift_images(images.reshape(n, height, width), down, right).reshape(images.shape)

@@ -15,6 +15,7 @@ from .blas import product, products
 from .dense import add_bias, dense_backward
 from .elementwise import erf
 from .embedding import sum_rows, within
+from .images import shift_images
 from .integer import dequantize, int8_matmul, nan_error, quantize
 from .optimizer import TOGETHER, adam_step, adam_steps, sgd_step, sgd_steps, smallest, together
 from .softmax import cross_entropy, distillation
