@@ -24,6 +24,7 @@ lint: $(VENV)/.dev  ## ruff: format and lint
 
 perf: $(VENV)/.dev  ## performance tests; peers that are not installed are skipped by name
 	$(BIN)/python -m perf
+	$(BIN)/python -m pytest perf --benchmark-autosave --benchmark-columns=median,iqr
 
 perf-peers: $(VENV)/.dev  ## install the peers that `make perf` compares with
 	$(BIN)/pip install --quiet ".[peers]"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .nn import Mask
-from .tensor import Tensor, toposort
+from .tensor import Node, Tensor
 from .timing import Times
 from .training import predict
 
@@ -252,7 +252,7 @@ def tape(tensor, path=None):
             "tape got something that records nothing.\nIt draws how a Tensor was computed.\n"
             "Pass a loss that was computed outside of md.no_grad()."
         )
-    ends = list(toposort(tensor._node or tensor))[::-1]
+    ends = _recorded(tensor)
     if len(ends) > LARGEST_TAPE:
         raise ValueError(
             f"tape got a computation of {len(ends)} leaves and operations.\nMore than {LARGEST_TAPE} cannot be "
@@ -293,6 +293,17 @@ def tape(tensor, path=None):
 
 
 # ---- style -----------------------------------------------------------------------------------------------------------
+def _recorded(tensor):
+    """Leaves and nodes that a result depends on, each after what it was computed from."""
+    found, stack = {}, [tensor._node or tensor]
+    while stack:
+        end = stack.pop()
+        if id(end) not in found:
+            found[id(end)] = end
+            stack.extend(parent for parent in getattr(end, "parents", ()) if parent is not None)
+    return sorted(found.values(), key=lambda end: end.number if isinstance(end, Node) else -1)
+
+
 def _figure(panels, width, height=4.2, **options):
     """A new figure and the list of its axes, in the style of the house."""
     from matplotlib.figure import Figure

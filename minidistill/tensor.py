@@ -19,7 +19,7 @@ import itertools
 import weakref
 from contextlib import ContextDecorator
 from contextvars import ContextVar
-from operator import attrgetter
+from heapq import heappop, heappush
 
 import numpy as np
 
@@ -27,7 +27,6 @@ from .row_sparse import RowSparse
 
 _recording: ContextVar[bool] = ContextVar("minidistill_recording", default=True)
 _numbers = itertools.count()  # of the nodes, in the order in which they are recorded
-_by_number = attrgetter("number")
 _FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 
 
@@ -281,49 +280,42 @@ def _version_of_view(data, inputs):
     return next((x._version for x in inputs if memory_of(x._data) is memory_of(data)), None)
 
 
-def toposort(root):
-    """Nodes and leaves that ``root`` depends on, each before everything it was computed from.
+def gradients(output, upstream):
+    """Yield (node or leaf, its complete gradient), from ``output`` back to the leaves.
 
     The order matters: in ``b = a + a; c = b + b`` the gradient of ``b`` is complete only when *both* of its uses in
     ``c`` have reported. Following every path instead of every node would visit ``a`` four times here, and 2**n times
-    in a chain of n such steps. The tape was written in a right order already, inputs before results, so it is enough to
-    find the nodes, each once, and read them backwards. A loop finds them: recursion would overflow on a deep network.
+    in a chain of n such steps. So nodes are taken in a topological order, and the tape was written in one: what uses a
+    result is recorded after it. Taking the node with the highest number first reads the tape backwards. A heap and a loop
+    do it: recursion would overflow on a deep network.
     """
-    nodes, leaves, seen, stack = [], [], {id(root)}, [root]
-    while stack:
-        end = stack.pop()
-        if type(end) is not Node:
-            leaves.append(end)
-            continue
-        nodes.append(end)
-        for parent in end.parents:
-            if parent is not None and id(parent) not in seen:
-                seen.add(id(parent))
-                stack.append(parent)
-    nodes.sort(key=_by_number, reverse=True)
-    return nodes + leaves
-
-
-def gradients(output, upstream):
-    """Yield (node or leaf, its complete gradient), from ``output`` back to the leaves."""
     g = _check_upstream(output, upstream)
-    root = output._node or output
-    waiting = {id(root): g}
-    for end in toposort(root):
-        g = waiting.pop(id(end), None)
-        if g is None:  # every VJP on the way here returned None
-            continue
-        yield end, g
-        if type(end) is not Node:
-            continue
-        for parent, gradient in zip(end.parents, end.input_gradients(g if type(g) is np.ndarray else np.asarray(g))):
-            if parent is not None and gradient is not None:
-                key = id(parent)
-                if key in waiting:
-                    gradient = waiting[key] + gradient
-                dtype = parent.dtype if type(parent) is Node else parent._data.dtype
-                usual = type(gradient) is np.ndarray and gradient.dtype is dtype
-                waiting[key] = gradient if usual else _as_gradient(gradient, dtype)
+    if output._node is None:
+        yield output, g
+        return
+    waiting, heap, leaves = {id(output._node): g}, [(-output._node.number, output._node)], []
+    while heap:
+        node = heappop(heap)[1]
+        g = waiting.pop(id(node))
+        yield node, g
+        for parent, gradient in zip(node.parents, node.input_gradients(g if type(g) is np.ndarray else np.asarray(g))):
+            if parent is None or gradient is None:
+                continue
+            is_node = type(parent) is Node
+            dtype = parent.dtype if is_node else parent._data.dtype
+            if type(gradient) is not np.ndarray or gradient.dtype is not dtype:
+                gradient = _as_gradient(gradient, dtype)
+            key = id(parent)
+            if key in waiting:
+                waiting[key] = _as_gradient(waiting[key] + gradient, dtype)
+                continue
+            waiting[key] = gradient
+            if is_node:
+                heappush(heap, (-parent.number, parent))
+            else:
+                leaves.append(parent)
+    for leaf in leaves:
+        yield leaf, waiting[id(leaf)]
 
 
 def _as_gradient(g, dtype):

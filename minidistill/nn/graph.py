@@ -6,7 +6,7 @@ whole layer, and any other node is an operation of the model's own ``forward``. 
 this and never look inside `Sequential`.
 
 Given up: a forward that leaves the tape (``x.numpy()``) hides what lies before it, which then appears as a constant;
-and one run shows one path through ``if`` and ``while``. Read ``module.py`` and ``tensor.toposort`` before this file.
+and one run shows one path through ``if`` and ``while``. Read ``module.py`` and ``tensor.gradients`` before this file.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def _key(x):
 
 
 def _walk_back(output, known, paths):
-    """GraphNodes from the output to the inputs, each after its sources. Iterative, as `toposort` and for its reason."""
+    """GraphNodes from the output to the inputs, each after its sources. Iterative, as `gradients` and for its reason."""
     done, order, stack = {}, [], [(_key(output), output._node or output)]
     while stack:
         key, end = stack[-1]

@@ -1,7 +1,7 @@
 """What is the same for all optimizers: one step, from gradients to constraints, and saving and loading.
 
 A subclass (``optimizers.py``) says which arrays it remembers for a parameter, its slots, and calls the kernel with its
-rule. Read ``parameters.py`` before this file.
+rule. Read ``parameters.py`` and ``bundles.py`` before this file.
 
 Row-sparse gradients (embedding tables) are applied row by row: moments, weight decay and constraints touch the rows of
 the batch and no others, with the step count of all. That is lazy Adam, and lazy momentum. The dense rule decays the
@@ -14,17 +14,13 @@ Given up for simplicity: one rule for all groups, no closures, no averaging of w
 from __future__ import annotations
 
 import math
-from operator import is_
 
 import numpy as np
 
-from ..kernels import TOGETHER, together
-from ..nn.constraints import Mask
 from ..tensor import RowSparse, Tensor
+from .bundles import Bundle, Entry, constraints_of, in_bundles
 from .clipping import clip_norm, clip_values
 from .parameters import array_of, check_gradients, match_gradients, read_groups
-
-_BOOL = np.dtype(bool)
 
 
 class Optimizer:
@@ -63,8 +59,8 @@ class Optimizer:
                 raise self.option_error(name, limit, "A limit is positive; None clips nothing", f"{name}=1.0")
         self.clip_norm, self.clip_value = clip_norm, clip_value
         self.step_count = 0
-        self._entries = [_Entry(param, group) for group in self.groups for param in group["params"]]
-        self._bundles = _bundle(self._entries)
+        self._entries = [Entry(param, group) for group in self.groups for param in group["params"]]
+        self._bundles = in_bundles(self._entries)
 
     # ---- what a subclass says ------------------------------------------------------------------------------------
     def slot_names(self, options):
@@ -178,12 +174,13 @@ class Optimizer:
             found = [entry.param.grad if isinstance(entry.param, Tensor) else None for entry in self._entries]
         else:
             found = match_gradients(self._tree, grads)
-        if not any(gradient is not None for gradient in found):
+        gradients = check_gradients(found, [entry.array for entry in self._entries])
+        if gradients is None:
             raise RuntimeError(
                 "step() found no gradient for any parameter.\nGradients come from .grad, after loss.backward(), or from the "
                 "argument.\nCall loss.backward() before step(), or step(md.grad(loss)(params)) for plain arrays."
             )
-        return check_gradients(found, [entry.array for entry in self._entries])
+        return gradients
 
     def _rate(self, group):
         """The group's learning rate for the next step."""
@@ -208,7 +205,7 @@ class Optimizer:
             if True not in dense:
                 return
             gradients = [gradient for gradient in gradients if type(gradient) is np.ndarray]
-            bundle = _Bundle([entry for entry, is_dense in zip(bundle.entries, dense) if is_dense], 0)
+            bundle = Bundle([entry for entry, is_dense in zip(bundle.entries, dense) if is_dense], 0)
         params, slots = bundle.arrays(self.slot_names(bundle.group))
         grads = (*[gradient.ravel() for gradient in gradients], *bundle.fill)
         masks, constrained = bundle.masks()
@@ -222,7 +219,7 @@ class Optimizer:
     def _update_rows(self, entry, gradient, rate):
         """Apply the rule to the touched rows of one parameter, then its constraints to them."""
         slots = entry.slot_arrays(self.slot_names(entry.group))
-        mask, others = _constraints(entry.param, entry.array)
+        mask, others = constraints_of(entry.param, entry.array)
         self.row_rule(entry.array, gradient.values, slots, mask, gradient.rows, rate, entry.group)
         for constraint in others:
             constraint.apply(entry.param, gradient.rows)
@@ -256,90 +253,6 @@ class Optimizer:
                 "Load it into an optimizer of the same kind, over the same parameters in the same order."
             )
         return int(step), slots
-
-
-class _Entry:
-    """A parameter with what a step needs of it: the options of its group, and its slots once it had a gradient."""
-
-    __slots__ = ("group", "param", "slots")
-
-    def __init__(self, param, group):
-        self.param, self.group, self.slots = param, group, None
-
-    @property
-    def array(self):
-        return self.param._data if isinstance(self.param, Tensor) else self.param
-
-    def slot_arrays(self, names):
-        """The slots by name, zeros at first."""
-        if self.slots is None:
-            self.slots = {name: np.zeros_like(self.array) for name in names}
-        return self.slots
-
-
-class _Bundle:
-    """Up to four parameters of one group and dtype, neighbours in the order of parameters: one call of a kernel.
-
-    For small parameters the call costs more than the work. What the kernel is given of them is kept for the next step.
-    """
-
-    def __init__(self, entries, begin):
-        self.entries, self.begin, self.end, self.group = entries, begin, begin + len(entries), entries[0].group
-        self.dtype = entries[0].array.dtype
-        self.tensors = [entry.param for entry in entries if isinstance(entry.param, Tensor)]
-        self.fill = together([], self.dtype)[len(entries) :]
-        self.no_masks = together([], _BOOL)
-        self._kept_for, self._kept = None, None
-
-    def arrays(self, slot_names):
-        """(params, {name: slots}), flat and in fours. Made anew if an array was replaced, by `assign` for example."""
-        current = [entry.slots for entry in self.entries] + [tensor._data for tensor in self.tensors]
-        if self._kept is None or not all(map(is_, current, self._kept_for)):
-            slots = [entry.slot_arrays(slot_names) for entry in self.entries]
-            by_name = {name: together([s.get(name) for s in slots], self.dtype) for name in slot_names}
-            self._kept = together([entry.array for entry in self.entries], self.dtype), by_name
-            self._kept_for = slots + current[len(slots) :]
-        return self._kept
-
-    def masks(self):
-        """(masks in fours, [(param, constraints to apply after the step)])."""
-        if not any(getattr(tensor, "constraints", None) for tensor in self.tensors):
-            return self.no_masks, ()
-        found = [_constraints(entry.param, entry.array) for entry in self.entries]
-        return together([mask for mask, _ in found], _BOOL), [
-            (e.param, o) for e, (_, o) in zip(self.entries, found) if o
-        ]
-
-
-def _bundle(entries):
-    """Cut the parameters, in their order, into bundles."""
-    bundles, begin = [], 0
-    for end in range(1, len(entries) + 1):
-        last = entries[begin]
-        full = end - begin == TOGETHER or end == len(entries)
-        if full or entries[end].group is not last.group or entries[end].array.dtype != last.array.dtype:
-            bundles.append(_Bundle(entries[begin:end], begin))
-            begin = end
-    return bundles
-
-
-def _constraints(param, array):
-    """The mask that the kernel applies (None, or array of bool), and the constraints to be applied after it.
-
-    Read anew in every step, since pruning may add a mask between two steps. The kernel clears the moments of what it masks.
-    """
-    constraints = getattr(param, "constraints", ())
-    if not constraints:
-        return None, ()
-    mask = next((constraint for constraint in constraints if isinstance(constraint, Mask)), None)
-    if mask is None:
-        return None, constraints
-    if mask.kept.shape != array.shape:
-        raise ValueError(
-            f"a parameter of shape {array.shape} has a mask of shape {mask.kept.shape}.\nA mask says for each weight whether "
-            "it is kept.\nMake it from the weight: Mask(np.abs(weight.data) > limit)."
-        )
-    return mask.kept, [constraint for constraint in constraints if constraint is not mask]
 
 
 def _describe_state(state):

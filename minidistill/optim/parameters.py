@@ -73,13 +73,14 @@ def match_gradients(tree, grads, path="grads"):
 
 
 def check_gradients(gradients, arrays):
-    """The gradient of each parameter, as an ndarray or RowSparse of its shape and dtype, or None."""
-    checked = []
+    """The gradient of each parameter, as an ndarray or RowSparse of its shape and dtype, or None; None if there is none."""
+    checked, found = [], False
     for gradient, array in zip(gradients, arrays):
+        found = found or gradient is not None
         # Nearly always as it should be: a step of a small net takes little longer than looking closer would.
         usual = type(gradient) is np.ndarray and gradient.shape == array.shape and gradient.dtype is array.dtype
         checked.append(gradient if usual or gradient is None else _check_gradient(gradient, array, len(checked)))
-    return checked
+    return checked if found else None
 
 
 def _check_gradient(gradient, array, position):

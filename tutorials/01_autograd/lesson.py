@@ -231,8 +231,8 @@ chain.backward()
 assert leaf.grad == 1
 
 # %% [markdown]
-# Each doubling doubles the paths and adds one node. `toposort` in `tensor.py` orders the nodes so that each comes only after
-# everyone who used it has reported. It keeps its own stack: Python's would overflow on the chain of 50 000 additions.
+# Each doubling doubles the paths and adds one node. `gradients` in `tensor.py` takes each node only after everyone who used
+# it has reported. It is a loop and no recursion: Python's stack would overflow on the chain of 50 000 additions.
 #
 # ## 1.7 How good is wiggling?
 #

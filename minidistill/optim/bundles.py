@@ -1,0 +1,103 @@
+"""What a step needs of the parameters: their slots, their masks, and how they are put together for the kernels.
+
+Read ``parameters.py`` and ``kernels/reference/optimizer.py`` before this file.
+"""
+
+from __future__ import annotations
+
+from operator import is_
+
+import numpy as np
+
+from ..kernels import TOGETHER, together
+from ..nn.constraints import Mask
+from ..tensor import Tensor
+
+_BOOL = np.dtype(bool)
+
+
+class Entry:
+    """A parameter with what a step needs of it: the options of its group, and its slots once it had a gradient."""
+
+    __slots__ = ("group", "param", "slots")
+
+    def __init__(self, param, group):
+        self.param, self.group, self.slots = param, group, None
+
+    @property
+    def array(self):
+        return self.param._data if isinstance(self.param, Tensor) else self.param
+
+    def slot_arrays(self, names):
+        """The slots by name, zeros at first."""
+        if self.slots is None:
+            self.slots = {name: np.zeros_like(self.array) for name in names}
+        return self.slots
+
+
+class Bundle:
+    """Up to four parameters of one group and dtype, neighbours in the order of parameters: one call of a kernel.
+
+    For small parameters the call costs more than the work. What the kernel is given of them is kept for the next step.
+    """
+
+    def __init__(self, entries, begin):
+        self.entries, self.begin, self.end, self.group = entries, begin, begin + len(entries), entries[0].group
+        self.dtype = entries[0].array.dtype
+        self.tensors = [entry.param for entry in entries if isinstance(entry.param, Tensor)]
+        self.fill = together([], self.dtype)[len(entries) :]
+        self.no_masks = together([], _BOOL)
+        self._kept_for, self._kept = None, None
+
+    def arrays(self, slot_names):
+        """(params, {name: slots}), flat and in fours. Made anew if an array was replaced, by `assign` for example."""
+        current = [entry.slots for entry in self.entries] + [tensor._data for tensor in self.tensors]
+        if self._kept is None or not all(map(is_, current, self._kept_for)):
+            slots = [entry.slot_arrays(slot_names) for entry in self.entries]
+            by_name = {name: together([s.get(name) for s in slots], self.dtype) for name in slot_names}
+            self._kept = together([entry.array for entry in self.entries], self.dtype), by_name
+            self._kept_for = slots + current[len(slots) :]
+        return self._kept
+
+    def masks(self):
+        """(masks in fours, [(param, constraints to apply after the step)])."""
+        for tensor in self.tensors:
+            if getattr(tensor, "constraints", None):
+                break
+        else:
+            return self.no_masks, ()
+        found = [constraints_of(entry.param, entry.array) for entry in self.entries]
+        return together([mask for mask, _ in found], _BOOL), [
+            (e.param, o) for e, (_, o) in zip(self.entries, found) if o
+        ]
+
+
+def in_bundles(entries):
+    """Cut the parameters, in their order, into bundles."""
+    bundles, begin = [], 0
+    for end in range(1, len(entries) + 1):
+        last = entries[begin]
+        full = end - begin == TOGETHER or end == len(entries)
+        if full or entries[end].group is not last.group or entries[end].array.dtype != last.array.dtype:
+            bundles.append(Bundle(entries[begin:end], begin))
+            begin = end
+    return bundles
+
+
+def constraints_of(param, array):
+    """The mask that the kernel applies (None, or array of bool), and the constraints to be applied after it.
+
+    Read anew in every step, since pruning may add a mask between two steps. The kernel clears the moments of what it masks.
+    """
+    constraints = getattr(param, "constraints", ())
+    if not constraints:
+        return None, ()
+    mask = next((constraint for constraint in constraints if isinstance(constraint, Mask)), None)
+    if mask is None:
+        return None, constraints
+    if mask.kept.shape != array.shape:
+        raise ValueError(
+            f"a parameter of shape {array.shape} has a mask of shape {mask.kept.shape}.\nA mask says for each weight whether "
+            "it is kept.\nMake it from the weight: Mask(np.abs(weight.data) > limit)."
+        )
+    return mask.kept, [constraint for constraint in constraints if constraint is not mask]
