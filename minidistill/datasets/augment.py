@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..kernels import shift_images
-
 
 def shift(
     images: np.ndarray,
@@ -55,6 +53,8 @@ def shift(
             f"It must be between 0 and {min(height, width) - 1}, or nothing of an image may be left.\n"
             "Use 1 for 8 x 8 digits, 2 for 28 x 28."
         )
+    from ..kernels import shift_images  # here and not above: data can be read without Numba
+
     n, m = len(images), max_pixels
     down, right = np.random.default_rng(rng).integers(-m, m + 1, size=(2, n))
     return shift_images(images.reshape(n, height, width), down, right).reshape(images.shape)
