@@ -133,17 +133,18 @@ def ratio_figure(title, rows, path):
         middle, low, high = row["ratios"][name]
         axis.plot([1, middle], [y, y], color=colours[name], lw=9, solid_capstyle="butt")
         axis.plot([low, high], [y, y], color="black", lw=1.5)
-        axis.annotate(
-            f"{middle:.2f}x", (max(middle, high, 1), y), xytext=(6, 0), textcoords="offset points", va="center"
-        )
+        axis.annotate(f"{middle:.2f}x", (max(middle, high, 1), y), xytext=(6, 0), textcoords="offset points",
+                      va="center", bbox={"color": "white", "pad": 1})  # fmt: skip
         if name in row["targets"]:
             axis.plot([row["targets"][name]] * 2, [y - 0.45, y + 0.45], color="black", lw=2, ls=":")
     axis.axvline(1, color="black", lw=1)
     axis.set(xscale="log", xlabel="time of the peer / our time", title=title)
     axis.set_yticks(range(len(bars)), [f"{row['case']}   {name}" for row, name in bars])
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.xaxis.set_minor_formatter("{x:g}")
     axis.margins(x=0.15)
+    low, high = axis.get_xlim()
+    ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if low <= tick <= high]
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_xticks([], minor=True)
     axis.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
