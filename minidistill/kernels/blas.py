@@ -59,6 +59,8 @@ def _multiply(pairs, outs, work, lo, hi):
             continue
         if out.shape[0] >= out.shape[1]:
             np.matmul(a[first:last], b, out=out[first:last])
+        elif b.flags.f_contiguous:  # a transposed large operand, which BLAS packs slowly: the product turned around
+            out[:, first:last] = np.matmul(b.T[first:last], a.T).T
         else:
             np.matmul(a, b[:, first:last], out=out[:, first:last])
 
