@@ -330,12 +330,12 @@ def _check_upstream(output, upstream):
             "have requires_grad=True, outside of md.no_grad().\nMake the inputs md.Tensor(array, requires_grad=True)."
         )
     if upstream is None:
-        if output.size != 1:
+        if output._data.size != 1:
             raise RuntimeError(
                 f"backward() was called on a tensor of shape {output.shape}.\nOnly a scalar has a gradient without an "
                 "upstream one.\nReduce it first, x.sum().backward(), or pass x.backward(upstream) of its shape."
             )
-        g = np.empty(output.shape, output.dtype)
+        g = np.empty(output._data.shape, output._data.dtype)
         g.fill(1)
         return g
     upstream = np.array(upstream, output.dtype)  # a copy: it may end up as somebody's .grad

@@ -58,7 +58,7 @@ class Dense(Module):
 
     def forward(self, x):
         """x of shape (..., K) to (..., M)."""
-        x = as_tensor(x, like=self.weight)
+        x = x if isinstance(x, Tensor) else as_tensor(x, like=self.weight)
         shape = x._data.shape
         if not shape or shape[-1] != self.in_features:
             raise ValueError(wrong_features(self, shape))

@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from ..kernels import add_bias, dense_backward, product, products, sum_rows, within
-from ..tensor import RowSparse, as_tensor, record
+from ..tensor import RowSparse, Tensor, as_tensor, record
 from .activation import ACTIVATIONS
 from .broadcast import pair, unbroadcast
 
@@ -48,8 +48,12 @@ def dense(x, weight, bias=None, activation=None):
     activation : str, optional
         A name from `ACTIVATIONS`.
     """
-    x, weight = pair(x, weight)
-    inputs = (x, weight) if bias is None else (x, weight, as_tensor(bias, like=weight))
+    if not (isinstance(x, Tensor) and isinstance(weight, Tensor)):
+        x, weight = pair(x, weight)
+    if bias is None:
+        inputs = (x, weight)
+    else:
+        inputs = (x, weight, bias if isinstance(bias, Tensor) else as_tensor(bias, like=weight))
     shape = x._data.shape
     a, w = x._data if len(shape) == 2 else _rows(x._data), weight._data  # (N, K), (K, M)
     b = inputs[2]._data if len(inputs) == 3 else None  # (M,), or what broadcasts to it
@@ -64,11 +68,9 @@ def dense(x, weight, bias=None, activation=None):
             dx, dw = products([(dz, w.T), (a.T, dz)])
         else:
             dx, dw = product(dz, w.T) if wants_dx else None, product(a.T, dz) if wants_dw else None
-        return (
-            dx if dx is None or len(shape) == 2 else dx.reshape(shape),
-            dw,
-            None if b is None else unbroadcast(db, b.shape),
-        )
+        if dx is not None and len(shape) != 2:
+            dx = dx.reshape(shape)
+        return dx, dw, db if b is None or b.shape == db.shape else unbroadcast(db, b.shape)
 
     if len(shape) != 2:
         y = y.reshape(*shape[:-1], y.shape[1])

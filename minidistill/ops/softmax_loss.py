@@ -34,7 +34,7 @@ def softmax_cross_entropy(logits, target, label_smoothing=0.0):
     """
     logits = as_tensor(logits)
     loss, dz = cross_entropy(logits._data, target, label_smoothing)
-    return record("softmax_cross_entropy", np.array(loss, dz.dtype), (logits,), (lambda g: dz * g,), saves=())
+    return record("softmax_cross_entropy", np.array(loss, dz.dtype), (logits,), lambda g: (dz * g,), saves=())
 
 
 def distillation_loss(logits, teacher_logits, ids, temperature, alpha):
@@ -54,7 +54,7 @@ def distillation_loss(logits, teacher_logits, ids, temperature, alpha):
     """
     logits = as_tensor(logits)
     loss, dz = distillation(logits.data, teacher_logits, ids, temperature, alpha)
-    return record("distillation_loss", np.array(loss, dz.dtype), (logits,), (lambda g: dz * g,), saves=())
+    return record("distillation_loss", np.array(loss, dz.dtype), (logits,), lambda g: (dz * g,), saves=())
 
 
 def softmax_kl(logits, target_log_probs):

@@ -61,6 +61,7 @@ class Optimizer:
         self.step_count = 0
         self._entries = [Entry(param, group) for group in self.groups for param in group["params"]]
         self._bundles = in_bundles(self._entries)
+        self._shapes = [(entry.array.shape, entry.array.dtype) for entry in self._entries]  # no leaf ever changes these
 
     # ---- what a subclass says ------------------------------------------------------------------------------------
     def slot_names(self, options):
@@ -174,7 +175,7 @@ class Optimizer:
             found = [entry.param.grad if isinstance(entry.param, Tensor) else None for entry in self._entries]
         else:
             found = match_gradients(self._tree, grads)
-        gradients = check_gradients(found, [entry.array for entry in self._entries])
+        gradients = check_gradients(found, self._shapes)
         if gradients is None:
             raise RuntimeError(
                 "step() found no gradient for any parameter.\nGradients come from .grad, after loss.backward(), or from the "
@@ -213,8 +214,8 @@ class Optimizer:
         for param, constraints in constrained:
             for constraint in constraints:
                 constraint.apply(param)
-        for tensor in bundle.tensors:
-            tensor.changed()
+        for version in bundle.versions:
+            version.count += 1
 
     def _update_rows(self, entry, gradient, rate):
         """Apply the rule to the touched rows of one parameter, then its constraints to them."""

@@ -45,6 +45,7 @@ class Bundle:
         self.entries, self.begin, self.end, self.group = entries, begin, begin + len(entries), entries[0].group
         self.dtype = entries[0].array.dtype
         self.tensors = [entry.param for entry in entries if isinstance(entry.param, Tensor)]
+        self.versions = [tensor._version for tensor in self.tensors]  # counted up as by `Tensor.changed`
         self.fill = together([], self.dtype)[len(entries) :]
         self.no_masks = together([], _BOOL)
         self._kept_for, self._kept = None, None

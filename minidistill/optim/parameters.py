@@ -72,24 +72,24 @@ def match_gradients(tree, grads, path="grads"):
     return [leaf for part, gradient, where in pairs for leaf in match_gradients(part, gradient, where)]
 
 
-def check_gradients(gradients, arrays):
-    """The gradient of each parameter, as an ndarray or RowSparse of its shape and dtype, or None; None if there is none."""
+def check_gradients(gradients, shapes):
+    """The gradient of each parameter, as an ndarray or RowSparse of its (shape, dtype), or None; None if there is none."""
     checked, found = [], False
-    for gradient, array in zip(gradients, arrays):
+    for gradient, (shape, dtype) in zip(gradients, shapes):
         found = found or gradient is not None
         # Nearly always as it should be: a step of a small net takes little longer than looking closer would.
-        usual = type(gradient) is np.ndarray and gradient.shape == array.shape and gradient.dtype is array.dtype
-        checked.append(gradient if usual or gradient is None else _check_gradient(gradient, array, len(checked)))
+        usual = type(gradient) is np.ndarray and gradient.shape == shape and gradient.dtype is dtype
+        checked.append(gradient if usual or gradient is None else _check_gradient(gradient, shape, dtype, len(checked)))
     return checked if found else None
 
 
-def _check_gradient(gradient, array, position):
+def _check_gradient(gradient, shape, dtype, position):
     if not isinstance(gradient, (np.ndarray, RowSparse)):
         gradient = np.asarray(gradient)
-    if gradient.shape != array.shape or gradient.dtype.kind not in "fiu":
+    if gradient.shape != shape or gradient.dtype.kind not in "fiu":
         raise ValueError(
             f"step() got a gradient of shape {gradient.shape}, {gradient.dtype}, for parameter {position} of shape "
-            f"{array.shape}, {array.dtype}.\nA gradient is an array of numbers of its parameter's shape.\n"
+            f"{shape}, {dtype}.\nA gradient is an array of numbers of its parameter's shape.\n"
             "Pass the gradients in the order of the parameters, as md.grad(loss)(params) returns them."
         )
     # Row numbers are memory addresses to the kernels, which check nothing.
@@ -98,7 +98,7 @@ def _check_gradient(gradient, array, position):
             f"step() got {gradient!r} for parameter {position}.\nIts rows are distinct, ascending and within the table, with "
             "one row of values each.\nLet ops.embedding make it, or sort and add up with np.unique and np.add.at."
         )
-    return gradient.astype(array.dtype, copy=False)
+    return gradient.astype(dtype, copy=False)
 
 
 def _rows_fit(gradient):
