@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+import minidistill as md
 from minidistill import Tensor, nn, ops
 
 
@@ -270,3 +271,73 @@ def test_assigning_applies_the_constraints():
     w = nn.Parameter(np.zeros((2, 2)), constraints=[nn.Mask(np.eye(2)), nn.MaxNorm(1.0)])
     w.assign(np.full((2, 2), 5.0))
     assert w.data.tolist() == [[1, 0], [0, 1]]
+
+
+# ---- infer -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Dense(6, 4, rng=0),
+        nn.Dense(6, 4, activation="relu", rng=0),
+        nn.Dense(6, 4, activation="relu", bias=False, rng=0),
+        nn.Dense(6, 4, activation="gelu", rng=0),
+        nn.Dropout(0.5),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Sequential(
+            nn.Dense(6, 5, activation="relu"), nn.Dropout(0.5), nn.Sequential(nn.Dense(5, 3)), nn.Softmax(), rng=0
+        ),
+    ],
+    ids=repr,
+)
+def test_infer_is_the_call_on_arrays_bit_for_bit(layer, dtype):
+    x = np.random.default_rng(0).normal(size=(7, 6)).astype(dtype)
+    with nn.mode(training=False), md.no_grad():
+        for rows in (x, x[:1], x.reshape(7, 1, 6)):
+            np.testing.assert_array_equal(layer.infer(rows), layer(rows).numpy())
+    assert type(layer.infer(x)) is np.ndarray
+
+
+def test_infer_of_a_dropout_in_train_mode_drops():
+    layer = nn.Dropout(0.5, rng=0)
+    assert (layer.infer(np.ones((50, 50), np.float32)) == 0).any()
+
+
+def test_infer_refuses_what_the_call_refuses():
+    layer = nn.Dense(6, 4)
+    with pytest.raises(ValueError, match="Its last axis must equal in_features = 6"):
+        layer.infer(np.ones((3, 5), np.float32))
+
+
+def test_a_subclass_with_a_forward_of_its_own_infers_with_it():
+    class Doubled(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) * 2
+
+    class Twice(Doubled):
+        pass
+
+    x = np.ones((3, 6), np.float32)
+    plain = nn.Sequential(nn.Dense(6, 4), rng=0)
+    for kind in (Doubled, Twice):
+        np.testing.assert_array_equal(md.predict(kind(nn.Dense(6, 4), rng=0), x), 2 * md.predict(plain, x))
+
+
+def test_a_watched_prediction_tells_of_every_layer():
+    seen = []
+    model = nn.Sequential(nn.Dense(6, 5), nn.Dense(5, 4), rng=0)
+    with nn.watch(lambda module, inputs, output: seen.append(type(module).__name__) or output):
+        watched = md.predict(model, np.ones((3, 6), np.float32))
+    assert seen == ["Dense", "Dense", "Sequential"]
+    np.testing.assert_array_equal(watched, md.predict(model, np.ones((3, 6), np.float32)))
+
+
+def test_a_large_prediction_is_that_of_its_rows():
+    """Above some size the rows are shared between threads, in batches: every row comes out once and in order."""
+    model = nn.Sequential(nn.Dense(64, 200, activation="relu"), nn.Dense(200, 3), rng=0)
+    x = np.random.default_rng(0).normal(size=(1003, 64)).astype(np.float32)
+    with md.no_grad():
+        expected = model(x).numpy()
+    for batch_size in (100, 256, 5000):
+        np.testing.assert_allclose(md.predict(model, x, batch_size=batch_size), expected, rtol=1e-4, atol=1e-5)

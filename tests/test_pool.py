@@ -57,6 +57,30 @@ def test_an_error_in_any_range_is_raised_after_all_have_ended(failing):
     assert sorted(rows) == [(0, 1), (1, 2), (2, 3)]
 
 
+def test_an_interrupt_while_waiting_is_raised_after_the_workers_have_ended():
+    """Ctrl-C must not hand arrays back to the caller that a worker still writes to, nor leave the pool out of step."""
+    import _thread
+
+    md.set_threads(2)
+    written = []
+
+    def work(lo, hi):
+        if lo == 0:  # the worker's part: the caller is waiting for it by then
+            time.sleep(0.05)
+            _thread.interrupt_main()
+            time.sleep(0.1)
+            written.append(lo)
+
+    with pytest.raises(KeyboardInterrupt):
+        pool.split(work, (), 2)
+    assert written == [0]
+    rows = []
+    for _ in range(20):
+        pool.split(lambda lo, hi: rows.append((lo, hi)), (), 2)
+    assert sorted(rows) == [(0, 1)] * 20 + [(1, 2)] * 20
+    assert pool._pool.workers[0].finished.qsize() <= 1  # messages do not pile up
+
+
 def test_a_busy_pool_and_a_nested_call_run_alone():
     md.set_threads(2)
     seen = []

@@ -13,6 +13,7 @@ cut. While another Python thread is in here, a caller multiplies alone.
 from __future__ import annotations
 
 import functools
+import os
 import threading
 
 import numpy as np
@@ -88,6 +89,16 @@ class OneBlasThread:
             _set_blas_threads(self.before)
         if self.held:
             _steering.release()
+
+
+def _after_fork():
+    """A forked child begins anew: the lock may have been held by a thread that it does not have."""
+    global _steering
+    _steering, OneBlasThread.outermost = threading.RLock(), None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @functools.cache

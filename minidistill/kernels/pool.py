@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import contextmanager
+from queue import SimpleQueue
 
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
@@ -28,10 +29,9 @@ class _Worker:
     """A thread that sleeps until it is given a call, makes it, and says so."""
 
     def __init__(self):
-        self.wake, self.finished = threading.Lock(), threading.Lock()
+        self.wake, self.finished = threading.Lock(), SimpleQueue()
         self.wake.acquire()
-        self.finished.acquire()
-        self.call = self.error = None
+        self.call, self.error, self.done = None, None, True
         threading.Thread(target=self._serve, name="minidistill", daemon=True).start()
 
     def _serve(self):
@@ -45,16 +45,27 @@ class _Worker:
             except BaseException as error:  # it belongs to the caller, who waits for it
                 self.error = error
             self.call = function = arguments = None  # a worker that sleeps keeps no array alive
-            self.finished.release()
+            self.done = True
+            self.finished.put(None)
 
     def start(self, function, arguments):
-        self.call = function, arguments
+        self.call, self.done = (function, arguments), False
         self.wake.release()
 
     def wait(self):
-        self.finished.acquire()
+        """The errors of the call, after its end. An interrupt (Ctrl-C) is one of them: it does not end the waiting."""
+        errors = []
+        while (
+            not self.done
+        ):  # so asked, it does not matter whether an interrupt comes before a message is taken or after
+            try:
+                self.finished.get()
+            except KeyboardInterrupt as interrupt:
+                errors.append(interrupt)
+        while not self.finished.empty():  # messages that nobody had to wait for
+            self.finished.get()
         error, self.error = self.error, None
-        return error
+        return errors if error is None else [*errors, error]
 
     def stop(self):
         self.wake.release()
@@ -86,7 +97,7 @@ class _Pool:
         try:
             function(*arguments, cuts[-2], cuts[-1])
         finally:  # whatever happened here, nobody may write to the caller's arrays after it returned
-            errors = [error for error in [worker.wait() for worker in self.workers[: parts - 1]] if error is not None]
+            errors = [error for worker in self.workers[: parts - 1] for error in worker.wait()]
         if errors:
             raise errors[0]
 
