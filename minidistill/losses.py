@@ -126,8 +126,7 @@ def mse(prediction, target):
     ValueError
         If there are no elements, the shapes differ, or a target is NaN or infinite.
     """
-    error = _error("mse", prediction, target)
-    return ops.mean(error * error)
+    return ops.mean_square(*_checked("mse", prediction, target))
 
 
 def mae(prediction, target):
@@ -135,7 +134,8 @@ def mae(prediction, target):
 
     Parameters, result and errors as in `mse`.
     """
-    return ops.mean(ops.absolute(_error("mae", prediction, target)))
+    prediction, target = _checked("mae", prediction, target)
+    return ops.mean(ops.absolute(prediction - target))
 
 
 def huber(prediction, target, delta=1.0):
@@ -164,7 +164,8 @@ def huber(prediction, target, delta=1.0):
             f"huber got delta = {delta}.\nIt is the error at which the loss turns from quadratic to linear, and positive.\n"
             "Write delta=1.0 for targets of unit scale."
         )
-    size = ops.absolute(_error("huber", prediction, target))
+    prediction, target = _checked("huber", prediction, target)
+    size = ops.absolute(prediction - target)
     quadratic = ops.clip(size, high=delta)
     return ops.mean(quadratic * (size - quadratic * 0.5))  # both cases of the definition at once
 
@@ -175,16 +176,17 @@ def _array(target):
     return target.data if isinstance(target, Tensor) else np.asarray(target)
 
 
-def _error(loss, prediction, target):
-    """prediction - target as a Tensor, or an error that says why not."""
+def _checked(loss, prediction, target):
+    """The prediction as a Tensor and the target as an array like it, or an error that says why not."""
     prediction = as_tensor(prediction)
     target = _check_same_shape(loss, prediction, target)
-    if not np.isfinite(target).all():
+    flat = target.ravel()
+    if not flat.dot(flat) < np.inf and not np.isfinite(target).all():  # one fast pass that nearly all targets pass
         raise ValueError(
             f"{loss} got {np.count_nonzero(~np.isfinite(target))} targets that are NaN or infinite.\nEvery target is a "
             "finite number.\nDrop those samples: keep = np.isfinite(y); x[keep], y[keep]."
         )
-    return prediction - target
+    return prediction, target
 
 
 def check_logits(loss, logits):

@@ -32,6 +32,14 @@ def sum(x, axis=None, *, keepdims=False):
     return record("sum", x.data.sum(axis=axis, keepdims=keepdims), (x,), vjp, saves=())
 
 
+def mean_square(prediction, target):
+    """The mean of (prediction - target)**2 over all elements; the target is an array of the prediction's shape and dtype."""
+    error = prediction._data - target
+    flat = error.ravel()
+    loss = np.array(flat.dot(flat) / error.size, error.dtype)
+    return record("mean_square", loss, (prediction,), (lambda g: error * (2 * g / error.size),), saves=())
+
+
 def mean(x, axis=None, *, keepdims=False):
     """Arithmetic mean of the elements."""
     x = as_tensor(x)
