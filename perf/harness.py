@@ -105,7 +105,8 @@ def table(title, rows):
 
 
 def _line(row, names):
-    times = [show(Times(**row["seconds"][n])) if n in row["seconds"] else "not installed" for n in names]
+    absent = {name: "not installed" for name in row["missing"]}
+    times = [show(Times(**row["seconds"][n])) if n in row["seconds"] else absent.get(n, "-") for n in names]
     cells = []
     for name in names:
         if name == OURS:

@@ -77,11 +77,19 @@ def test_the_table_of_a_performance_test():
             "ratios": {"torch": [4.0, 3.5, 4.5]},
             "targets": {"torch": 3},
             "missing": ["jax"],
-        }
+        },
+        {
+            "case": "ours alone",
+            "seconds": {"minidistill": timing.Times(1, 1, 1)._asdict()},
+            "ratios": {},
+            "targets": {},
+            "missing": [],
+        },
     ]
     lines = harness.table("step", rows).splitlines()
     assert lines[0].split() == ["step", "minidistill", "torch", "jax", "torch", "/", "ours", "jax", "/", "ours"]
     assert "4.00x (3.50-4.50) [3]" in lines[2] and "not installed" in lines[2] and "2.0 ± 1.0 µs" in lines[2]
+    assert lines[3].split() == ["ours", "alone", "1.0", "±", "0.0", "s", "-", "-", "-", "-"]
 
 
 def test_ratios_are_taken_round_by_round():
