@@ -105,7 +105,7 @@ def table(title, rows):
 
 
 def _line(row, names):
-    absent = {name: "not installed" for name in row["missing"]}
+    absent = dict.fromkeys(row["missing"], "not installed")
     times = [show(Times(**row["seconds"][n])) if n in row["seconds"] else absent.get(n, "-") for n in names]
     cells = []
     for name in names:
