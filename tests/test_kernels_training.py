@@ -138,6 +138,13 @@ def test_products_of_any_size_and_layout(shape, dtype):
     np.testing.assert_allclose(third, expected, rtol=0, atol=tolerance)
 
 
+def test_a_large_product_beside_an_empty_one():
+    large, empty = logits((300, 600), np.float32), np.empty((4, 0), np.float32)
+    first, second = kernels.products([(large, large.T), (empty, empty.T)])
+    np.testing.assert_allclose(first, large @ large.T, rtol=1e-4, atol=1e-2)
+    np.testing.assert_array_equal(second, np.zeros((4, 4)))
+
+
 def test_products_leave_the_threads_of_blas_as_they_were():
     from threadpoolctl import threadpool_info, threadpool_limits
 

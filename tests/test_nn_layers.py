@@ -341,3 +341,49 @@ def test_a_large_prediction_is_that_of_its_rows():
         expected = model(x).numpy()
     for batch_size in (100, 256, 5000):
         np.testing.assert_allclose(md.predict(model, x, batch_size=batch_size), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_only_layers_that_are_known_run_on_several_threads():
+    """A layer of the user's may remember things; it sees the rows of a large batch in one thread, in order."""
+    import threading
+
+    seen = []
+
+    class Remembers(nn.Module):
+        def forward(self, x):
+            assert isinstance(x, Tensor)  # as in training, where a layer before it has made it
+            seen.append((len(x), threading.current_thread()))
+            return x * 2
+
+    layers = [nn.Dense(64, 300, activation="relu"), nn.Sequential(Remembers()), nn.Dense(300, 3)]
+    x = np.random.default_rng(0).normal(size=(1000, 64)).astype(np.float32)
+    md.predict(nn.Sequential(*layers, rng=0), x)
+    assert seen == [(256, threading.main_thread())] * 3 + [(232, threading.main_thread())]
+    assert nn.Sequential(*layers).work_per_row() is None
+    assert nn.Sequential(nn.Dense(64, 30), nn.ReLU(), nn.Dropout(0.1)).work_per_row() == 64 * 30
+
+
+def test_a_large_watched_prediction_tells_of_all_rows():
+    rows = []
+    model = nn.Sequential(nn.Dense(64, 300, activation="relu"), nn.Dense(300, 3), rng=0)
+    x = np.random.default_rng(0).normal(size=(1000, 64)).astype(np.float32)
+    with nn.watch(lambda module, inputs, output: rows.append(len(output)) or output):
+        md.predict(model, x)
+    assert sum(rows) == 3 * 1000
+
+
+def test_a_layer_of_the_users_is_given_the_same_in_prediction_as_in_training():
+    """The first one the array as it is, a later one a tensor; what it returns may be an array."""
+
+    class Halved(nn.Module):
+        def forward(self, x):
+            return x.astype(np.float32) / 2  # an array has astype, a tensor has not
+
+    class Squared(nn.Module):
+        def forward(self, x):
+            return np.asarray((x * x).numpy())
+
+    model = nn.Sequential(Halved(), nn.Dense(6, 4), Squared(), nn.Dense(4, 2), rng=0)
+    x = np.arange(12).reshape(2, 6)
+    with nn.mode(training=False), md.no_grad():
+        np.testing.assert_array_equal(md.predict(model, x), model(x).numpy())

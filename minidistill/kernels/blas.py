@@ -36,7 +36,7 @@ def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def products(pairs: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
     """As `reference.products`, on the threads of the pool if there is enough to multiply."""
     work = [a.size * b.shape[1] for a, b in pairs]
-    if max(work) <= SMALL:
+    if max(work) <= SMALL or min(work) == 0:
         return [a.dot(b) for a, b in pairs]
     with OneBlasThread() as steered:
         if not steered or max(work) < WORTH_SPLITTING or get_threads() == 1:

@@ -167,6 +167,9 @@ class Dropout(Module):
         """x itself in eval mode."""
         return super().infer(x) if self.is_training() or not isinstance(x, np.ndarray) else x
 
+    def work_per_row(self):
+        return 0
+
     def config(self):
         return {"rate": self.rate}
 
@@ -187,6 +190,9 @@ class Activation(Module):
     def forward(self, x):
         """Any shape, unchanged."""
         return ops.activate(self.name, x)
+
+    def work_per_row(self):
+        return 0
 
     def config(self):
         return {"name": self.name}
@@ -299,12 +305,15 @@ class Sequential(Module):
 
     def infer(self, *inputs):
         """As `forward`, on arrays."""
-        for layer in self.layers:
+        for position, layer in enumerate(self.layers):
+            if position and type(layer).infer is Module.infer:  # in `forward` too, what comes from a layer is a tensor
+                inputs = (Tensor(inputs[0]),)
             inputs = (layer.infer(*inputs),)
         return inputs[0]
 
     def work_per_row(self):
-        return sum([layer.work_per_row() for layer in self.layers])
+        work = [layer.work_per_row() for layer in self.layers]
+        return None if None in work else sum(work)
 
     def __len__(self):
         return len(self.layers)

@@ -103,7 +103,8 @@ class Module:
 
     def infer(self, *inputs):
         """The same on plain arrays, off the tape: what `predict` runs. Layers that need no tensors for it have their own."""
-        return self(*inputs).numpy()
+        output = self(*inputs)
+        return output.numpy() if isinstance(output, Tensor) else np.asarray(output)
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -111,8 +112,11 @@ class Module:
             cls.infer = Module.infer  # an inherited one would compute what the inherited forward does
 
     def work_per_row(self):
-        """Multiplications for one row of a batch, as far as they are known: whether `predict` should split the batch."""
-        return 0
+        """Multiplications for one row of a batch, by which `predict` decides whether threads share the rows.
+
+        None, as here: not known, or not fit to run on two threads at once. Then they do not.
+        """
+        return None
 
     def forward(self, *inputs):
         raise TypeError(

@@ -50,7 +50,7 @@ def predict(model, x, batch_size=256):
     if rows == 1:
         with mode(training=False), recording(False):
             return run(*inputs)
-    parts, work = {}, rows * model.work_per_row()
+    parts, work = {}, 0 if is_watched() else rows * (model.work_per_row() or 0)
     if work <= SMALL:
         _predict_rows(run, inputs, batch_size, parts, 0, rows)
     else:
