@@ -385,5 +385,9 @@ def test_a_layer_of_the_users_is_given_the_same_in_prediction_as_in_training():
 
     model = nn.Sequential(Halved(), nn.Dense(6, 4), Squared(), nn.Dense(4, 2), rng=0)
     x = np.arange(12).reshape(2, 6)
-    with nn.mode(training=False), md.no_grad():
-        np.testing.assert_array_equal(md.predict(model, x), model(x).numpy())
+    for rows in (x, x[:1]):
+        with nn.mode(training=False), md.no_grad():
+            expected = model(rows).numpy()
+        np.testing.assert_array_equal(md.predict(model, rows), expected)
+    with pytest.raises(nn.module.NeedsTensors):
+        model.infer(x)

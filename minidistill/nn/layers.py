@@ -68,7 +68,7 @@ class Dense(Module):
         """As `forward`, on an array of shape (N, K) and the dtype of the weight; anything else goes the usual way."""
         w = self.weight._data
         if type(x) is not np.ndarray or x.ndim != 2 or x.shape[1] != self.in_features or x.dtype is not w.dtype:
-            return super().infer(x)
+            return self(x).numpy()
         return ops.dense_forward(x, w, None if self.bias is None else self.bias._data, self.activation)[0]
 
     def work_per_row(self):
@@ -165,7 +165,7 @@ class Dropout(Module):
 
     def infer(self, x):
         """x itself in eval mode."""
-        return super().infer(x) if self.is_training() or not isinstance(x, np.ndarray) else x
+        return self(x).numpy() if self.is_training() or not isinstance(x, np.ndarray) else x
 
     def work_per_row(self):
         return 0
@@ -190,6 +190,10 @@ class Activation(Module):
     def forward(self, x):
         """Any shape, unchanged."""
         return ops.activate(self.name, x)
+
+    def infer(self, x):
+        """As `forward`."""
+        return self(x).numpy()
 
     def work_per_row(self):
         return 0
@@ -243,6 +247,13 @@ class Flatten(Module):
         """(N, ...) to (N, K)."""
         x = as_tensor(x)
         return ops.reshape(x, x.shape[0], int(np.prod(x.shape[1:])))
+
+    def infer(self, x):
+        """As `forward`."""
+        return self(x).numpy()
+
+    def work_per_row(self):
+        return 0
 
 
 class Concatenate(Module):
@@ -305,9 +316,7 @@ class Sequential(Module):
 
     def infer(self, *inputs):
         """As `forward`, on arrays."""
-        for position, layer in enumerate(self.layers):
-            if position and type(layer).infer is Module.infer:  # in `forward` too, what comes from a layer is a tensor
-                inputs = (Tensor(inputs[0]),)
+        for layer in self.layers:
             inputs = (layer.infer(*inputs),)
         return inputs[0]
 

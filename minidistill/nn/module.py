@@ -90,6 +90,10 @@ class Parameter(Tensor):
         self.changed()
 
 
+class NeedsTensors(Exception):
+    """`infer` came to a layer that can only be called, as training calls it."""
+
+
 class Module:
     """Base class of layers and models. Subclasses set attributes in ``__init__`` and define ``forward(*inputs)``."""
 
@@ -102,19 +106,20 @@ class Module:
         return output if watcher is None else watcher(self, inputs, output)
 
     def infer(self, *inputs):
-        """The same on plain arrays, off the tape: what `predict` runs. Layers that need no tensors for it have their own."""
-        output = self(*inputs)
-        return output.numpy() if isinstance(output, Tensor) else np.asarray(output)
+        """The same on plain arrays, off the tape, where a layer has a way to do that; here, and in the user's, it raises."""
+        raise NeedsTensors
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         if "forward" in vars(cls) and "infer" not in vars(cls):
             cls.infer = Module.infer  # an inherited one would compute what the inherited forward does
+            cls.work_per_row = Module.work_per_row
 
     def work_per_row(self):
         """Multiplications for one row of a batch, by which `predict` decides whether threads share the rows.
 
-        None, as here: not known, or not fit to run on two threads at once. Then they do not.
+        None, as here: not known. Then `predict` calls the model as training does, on one thread: a layer of the user's
+        expects tensors, and may remember things.
         """
         return None
 

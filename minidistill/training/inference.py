@@ -14,7 +14,7 @@ from ..datasets.dataset import check_batch_size
 from ..kernels.blas import SMALL, WORTH_SPLITTING, OneBlasThread
 from ..kernels.pool import split
 from ..nn import Module, mode
-from ..nn.module import is_watched
+from ..nn.module import NeedsTensors, is_watched
 from ..tensor import no_grad, recording
 from .metrics import find_metrics
 
@@ -45,12 +45,16 @@ def predict(model, x, batch_size=256):
     _check_model(model, "predict")
     check_batch_size(batch_size)
     inputs = _checked_inputs(x)
-    run = _call_on_arrays(model) if is_watched() else model.infer
     rows = len(inputs[0])
-    if rows == 1:
+    if rows == 1 and not is_watched():
         with mode(training=False), recording(False):
-            return run(*inputs)
-    parts, work = {}, 0 if is_watched() else rows * (model.work_per_row() or 0)
+            try:
+                return model.infer(*inputs)
+            except NeedsTensors:
+                return model(*inputs).numpy()
+    work_per_row = None if is_watched() else model.work_per_row()
+    run = _call_on_arrays(model) if work_per_row is None else model.infer
+    parts, work = {}, rows * (work_per_row or 0)
     if work <= SMALL:
         _predict_rows(run, inputs, batch_size, parts, 0, rows)
     else:
@@ -71,7 +75,7 @@ def _predict_rows(run, inputs, batch_size, parts, lo, hi):
 
 
 def _call_on_arrays(model):
-    """The model's call, which a `watch` block hears of, instead of its `infer`."""
+    """The model's call, as in training, instead of its `infer`: layers of the user's and `watch` blocks expect it."""
     return lambda *inputs: model(*inputs).numpy()
 
 
