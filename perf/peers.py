@@ -6,6 +6,8 @@ None where its library is not installed. Given up: other layers and other losses
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from perf.harness import peer
@@ -83,7 +85,7 @@ def jax_step(model, x, loss_of):
             x = jax.nn.relu(x @ w + b)
         return x @ params[-2] + params[-1]
 
-    @jax.jit
+    @functools.partial(jax.jit, donate_argnums=(0, 1, 2, 3))  # written in place: faster than without
     def update(params, m, v, count, x):
         loss, grads = jax.value_and_grad(lambda p: loss_of(logits(p, x)))(params)
         count = count + 1
