@@ -142,8 +142,9 @@ def file_bytes(model):
 
 
 def memory_bytes(model):
-    """Bytes of all arrays that the model holds: parameters, buffers, masks. Each array once."""
+    """Bytes of all arrays that the model holds: parameters, buffers, masks, and what is derived from them. Each once."""
     arrays = [p.data for p in model.parameters()] + [b for _, b in model.named_buffers()]
+    arrays += [a for module in model.modules() for a in module.derived()]
     arrays += [c.kept for p in model.parameters() for c in p.constraints if isinstance(c, Mask)]
     return sum(a.nbytes for a in arrays)
 

@@ -37,7 +37,7 @@ LAYERS = [
 PILLARS = {"distill", "prune", "quantize"}
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 NEVER_IMPORTED = {"scipy", "sklearn", "torch", "pandas"}
-DEPENDENCIES = {"numpy", "numba", "matplotlib", "tqdm", "threadpoolctl"}
+DEPENDENCIES = {"numpy", "numba", "llvmlite", "matplotlib", "tqdm", "threadpoolctl"}  # llvmlite is a part of Numba
 FILE_LINES, FUNCTION_LINES = 420, 80
 
 

@@ -222,45 +222,6 @@ def test_dequantize_by_hand():
     assert_same(kernels.dequantize(q, 0.5, 3), np.array([-1.5, 0.0, 126.0], np.float32))
 
 
-# ---- int8_matmul ---------------------------------------------------------------------------------
-
-
-@seeded
-@given(
-    m=st.integers(0, 5),
-    k=st.integers(0, 20),
-    n=st.integers(0, 40),
-    zero_point=st.integers(0, 255),
-    seed=st.integers(0, 999),
-)
-def test_int8_matmul_is_exact(m, k, n, zero_point, seed):
-    rng = np.random.default_rng(seed)
-    x = rng.integers(0, 256, (m, k)).astype(np.uint8)
-    weight = rng.integers(-128, 128, (k, n)).astype(np.int8)
-    actual = unchanged(kernels.int8_matmul, x, weight, zero_point)
-    columns = list(zip(*weight.tolist(), strict=True)) if k else [()] * n
-    rows = [[a - zero_point for a in row] for row in x.tolist()]
-    by_hand = [[sum(a * b for a, b in zip(row, column, strict=True)) for column in columns] for row in rows]
-    assert_same(actual, np.array(by_hand, np.int32).reshape(m, n))
-    assert_same(actual, reference.int8_matmul(x, weight, zero_point))
-
-
-def test_int8_matmul_reaches_the_ends_of_int32():
-    k = 66_311  # the largest k with k * 255 * 127 < 2**31
-    assert k * 255 * 127 < 2**31 <= (k + 1) * 255 * 127
-    x, weight = np.full((1, k), 255, np.uint8), np.full((k, 2), 127, np.int8)
-    weight[:, 1] = -127
-    assert kernels.int8_matmul(x, weight, 0).tolist() == [[k * 255 * 127, -k * 255 * 127]]
-
-
-def test_int8_matmul_reads_every_layout():
-    rng = np.random.default_rng(9)
-    x, weight = rng.integers(0, 256, (6, 7)).astype(np.uint8), rng.integers(-128, 128, (7, 5)).astype(np.int8)
-    expected = reference.int8_matmul(x, weight, 13)
-    for (_, a), (_, b) in zip(layouts(x), layouts(weight), strict=True):
-        assert_same(unchanged(kernels.int8_matmul, a, b, 13), expected)
-
-
 # ---- csr_matmul ----------------------------------------------------------------------------------
 
 

@@ -18,7 +18,8 @@ from minidistill import kernels
 from minidistill.kernels import _jit, reference
 
 PACKAGE = Path(kernels.__file__).parents[1]
-FAST_MODULES = ("dense", "elementwise", "embedding", "images", "integer", "optimizer", "softmax", "sparse")
+FAST_MODULES = ("affine", "dense", "elementwise", "embedding", "images", "int8", "optimizer", "softmax", "sparse")
+EXACT = ("affine", "int8", "int8_plain")
 
 
 def sources(folder):
@@ -65,15 +66,16 @@ def test_the_only_licence_to_change_floats_is_contract():
 @pytest.mark.parametrize("name", FAST_MODULES)
 def test_jitted_functions_use_our_decorators_and_call_nothing_of_another_file(name):
     tree = ast.parse((PACKAGE / "kernels" / f"{name}.py").read_text(encoding="utf-8"))
-    jitted = decorators(tree)
-    assert {decorator for _, decorator in jitted} == {"exact_kernel" if name == "integer" else "kernel"}
+    jitted = [(function, d) for function, d in decorators(tree) if d != "functools.cache"]
+    assert {d for _, d in jitted} == {"exact_kernel" if name in EXACT else "kernel"}
     imported = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module != "__future__"]
-    foreign = {alias.name for n in imported for alias in n.names}
-    permitted = {
+    foreign = {alias.name for n in imported for alias in n.names if n.module != "minidistill.kernels.intrinsics"}
+    permitted = {  # intrinsics are code that is pasted into a kernel; the rest is called from Python
         "minidistill.kernels._jit",
         "minidistill.kernels.reference",
         "minidistill.kernels.pool",
         "minidistill.kernels",
+        *(f"minidistill.kernels.{name}" for name in ("affine", "int8_plain", "intrinsics", "packing")),
     }
     assert {n.module for n in imported} <= permitted
     for function, _ in jitted:
@@ -92,7 +94,7 @@ def test_jitted_functions_release_the_gil_and_keep_nan_and_inf(name):
     assert found
     for dispatcher in found:
         assert dispatcher.targetoptions["nogil"] is True
-        assert dispatcher.targetoptions["fastmath"] == (False if name == "integer" else {"contract"})
+        assert dispatcher.targetoptions["fastmath"] == (False if name in EXACT else {"contract"})
         assert not dispatcher.targetoptions.get("parallel", False)
 
 

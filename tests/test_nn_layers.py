@@ -360,7 +360,7 @@ def test_only_layers_that_are_known_run_on_several_threads():
     md.predict(nn.Sequential(*layers, rng=0), x)
     assert seen == [(256, threading.main_thread())] * 3 + [(232, threading.main_thread())]
     assert nn.Sequential(*layers).work_per_row() is None
-    assert nn.Sequential(nn.Dense(64, 30), nn.ReLU(), nn.Dropout(0.1)).work_per_row() == 64 * 30
+    assert nn.Sequential(nn.Dense(64, 30), nn.ReLU(), nn.Dropout(0.1)).work_per_row() == (64 * 30, 64 * 30)
 
 
 def test_a_large_watched_prediction_tells_of_all_rows():

@@ -4,7 +4,8 @@ Reading order: `reference/` says what each kernel computes, in plain NumPy, and 
 engine. `_jit.py` says how kernels are compiled, and `pool.py` how threads share their work. Then, in any order, the
 fast twins: `blas.py` (BLAS on our threads), `dense.py` (bias, relu), `softmax.py` (cross-entropy, distillation),
 `optimizer.py` (SGD, Adam), `embedding.py` (repeated ids), `elementwise.py` (erf), `images.py` (augmentation),
-`integer.py` (int8), `sparse.py` (CSR).
+`affine.py` (rounding to 8 bits), `int8.py` (integer
+products, with `cpu.py`, `packing.py` and `intrinsics.py` below it), `sparse.py` (CSR).
 
 This is the one place that picks an implementation. Importing it compiles nothing.
 """
@@ -15,12 +16,21 @@ from minidistill.kernels._jit import JIT_ENABLED
 from minidistill.kernels.reference import TOGETHER
 
 if JIT_ENABLED:
+    from minidistill.kernels.affine import (
+        dequantize,
+        dequantize_sums,
+        lookup_rows,
+        quantize,
+        quantize_rows,
+        requantize,
+        requantize_integer,
+    )
     from minidistill.kernels.blas import product, products
     from minidistill.kernels.dense import add_bias, dense_backward
     from minidistill.kernels.elementwise import erf
     from minidistill.kernels.embedding import sum_rows, within
     from minidistill.kernels.images import shift_images
-    from minidistill.kernels.integer import dequantize, int8_matmul, quantize
+    from minidistill.kernels.int8 import int8_dense, int8_matmul, int8_sums
     from minidistill.kernels.optimizer import adam_step, adam_steps, sgd_step, sgd_steps, together
     from minidistill.kernels.softmax import cross_entropy, distillation
     from minidistill.kernels.sparse import csr_matmul
@@ -33,12 +43,19 @@ else:
         csr_matmul,
         dense_backward,
         dequantize,
+        dequantize_sums,
         distillation,
         erf,
+        int8_dense,
         int8_matmul,
+        int8_sums,
+        lookup_rows,
         product,
         products,
         quantize,
+        quantize_rows,
+        requantize,
+        requantize_integer,
         sgd_step,
         sgd_steps,
         shift_images,
@@ -56,12 +73,19 @@ __all__ = [
     "csr_matmul",
     "dense_backward",
     "dequantize",
+    "dequantize_sums",
     "distillation",
     "erf",
+    "int8_dense",
     "int8_matmul",
+    "int8_sums",
+    "lookup_rows",
     "product",
     "products",
     "quantize",
+    "quantize_rows",
+    "requantize",
+    "requantize_integer",
     "sgd_step",
     "sgd_steps",
     "shift_images",

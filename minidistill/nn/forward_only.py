@@ -56,8 +56,8 @@ class ForwardOnly(Module):
         return self._activated(x)
 
     def work_per_row(self):
-        """0: nothing that BLAS does, and so no reason to share rows."""
-        return 0
+        """Nothing: sharing rows is left to the kernel."""
+        return 0, 0
 
     def _activated(self, x):
         z = self.compute(x)

@@ -143,6 +143,7 @@ def _holdings(module, counted):
         return 0, 0
     parameters = [p.data for p in module.parameters() if id(p.data) not in counted]
     buffers = [b for _, b in module.named_buffers() if id(b) not in counted]
+    buffers += [a for part in module.modules() for a in part.derived() if id(a) not in counted]
     counted.update(map(id, parameters + buffers))
     return sum(p.size for p in parameters), sum(a.nbytes for a in parameters + buffers)
 

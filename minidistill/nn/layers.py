@@ -72,7 +72,7 @@ class Dense(Module):
         return ops.dense_forward(x, w, None if self.bias is None else self.bias._data, self.activation)[0]
 
     def work_per_row(self):
-        return self.weight.size
+        return self.weight.size, self.weight.size
 
     def config(self):
         return {
@@ -165,10 +165,10 @@ class Dropout(Module):
 
     def infer(self, x):
         """x itself in eval mode."""
-        return self(x).numpy() if self.is_training() or not isinstance(x, np.ndarray) else x
+        return x if not self.is_training() and isinstance(x, (np.ndarray, Tensor)) else self(x).numpy()
 
     def work_per_row(self):
-        return 0
+        return 0, 0
 
     def config(self):
         return {"rate": self.rate}
@@ -196,7 +196,7 @@ class Activation(Module):
         return self(x).numpy()
 
     def work_per_row(self):
-        return 0
+        return 0, 0
 
     def config(self):
         return {"name": self.name}
@@ -253,7 +253,7 @@ class Flatten(Module):
         return self(x).numpy()
 
     def work_per_row(self):
-        return 0
+        return 0, 0
 
 
 class Concatenate(Module):
@@ -322,7 +322,7 @@ class Sequential(Module):
 
     def work_per_row(self):
         work = [layer.work_per_row() for layer in self.layers]
-        return None if None in work else sum(work)
+        return None if None in work else tuple(map(sum, zip(*work, (0, 0))))
 
     def __len__(self):
         return len(self.layers)

@@ -17,6 +17,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
+from ..kernels.packing import PackedMatrix
 from ..tensor import Tensor
 
 _mode: ContextVar[tuple | None] = ContextVar("minidistill_mode", default=None)
@@ -116,10 +117,11 @@ class Module:
             cls.work_per_row = Module.work_per_row
 
     def work_per_row(self):
-        """Multiplications for one row of a batch, by which `predict` decides whether threads share the rows.
+        """(multiplications for one row of a batch, those of them that BLAS does), by which `predict` shares rows.
 
-        None, as here: not known. Then `predict` calls the model as training does, on one thread: a layer of the user's
-        expects tensors, and may remember things.
+        A multiplication counts as long as BLAS takes for one: integer layers count less. None, as here: not known. Then
+        `predict` calls the model as training does, on one thread: a layer of the user's expects tensors, and may remember
+        things.
         """
         return None
 
@@ -171,8 +173,12 @@ class Module:
         return [parameter for _, parameter in self.named_parameters()]
 
     def named_buffers(self):
-        """(path, ndarray) of the arrays that are stored but not trained."""
-        return _once(self._walk(np.ndarray))
+        """(path, ndarray or PackedMatrix) of the arrays that are stored but not trained."""
+        return _once(self._walk((np.ndarray, PackedMatrix)))
+
+    def derived(self):
+        """Arrays that this module computed from the others for speed: they take memory, and no file holds them."""
+        return []
 
     def get(self, path):
         """The module at a dotted path, such as ``"tower.0"``; ``""`` is the module itself."""
@@ -236,6 +242,13 @@ class Module:
             parameter.assign(state[path])
         for path, array in self.named_buffers():
             array[...] = state[path]
+        self.check_all()
+
+    def check_all(self):
+        """Let every module that has a ``check`` look at its arrays, after they were replaced."""
+        for module in self.modules():
+            if hasattr(module, "check"):
+                module.check()
 
     def copy(self):
         """An independent deep copy: no array is shared, gradients are not copied."""

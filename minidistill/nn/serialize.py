@@ -303,9 +303,7 @@ def _fill(model, header, arrays, file):
         parameter.constrain()
     for name, buffer in buffers.items():
         buffer[...] = arrays[name]
-    for module in model.modules():
-        if hasattr(module, "check"):
-            module.check()
+    model.check_all()
 
 
 def _read_constraints(stored, parameters, arrays):

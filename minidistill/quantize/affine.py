@@ -49,7 +49,7 @@ def activation_scale(low, high):
     return scale, int(np.clip(np.rint(-low / scale), 0, ACTIVATION_MAX))
 
 
-def weight_scales(weight, bias=None, input_scale=1.0):
+def weight_scales(weight, bias=None, input_scale=1.0, per_channel=True):
     """Symmetric scales of a weight matrix, one for each column, so that the int32 sums of a layer never overflow.
 
     A column's scale is max(abs(column)) / 127, and larger where the bias, stored at scale S_x * S_w, would not leave
@@ -61,6 +61,8 @@ def weight_scales(weight, bias=None, input_scale=1.0):
     bias : ndarray, shape (M,), optional
     input_scale : float32
         S_x.
+    per_channel : bool
+        A scale for each column; otherwise one for the whole matrix, the largest of them.
 
     Returns
     -------
@@ -82,8 +84,58 @@ def weight_scales(weight, bias=None, input_scale=1.0):
     room = np.float32(bias_room(weight.shape[0]) / 2)
     for_bias = np.abs(bias) / room / np.float32(input_scale)
     scales = np.maximum(np.abs(weight).max(axis=0) / np.float32(WEIGHT_MAX), for_bias)
+    if not per_channel:
+        scales = np.full_like(scales, scales.max())
     smallest = max(SMALLEST, SMALLEST / np.float32(input_scale))  # S_x * S_w must not become 0 either
     return np.where(scales > 0, np.maximum(scales, smallest), np.float32(1))
+
+
+def row_scales(table):
+    """Symmetric scales of an embedding table, one for each row: max(abs(row)) / 127, and 1 for a row of zeros.
+
+    Parameters
+    ----------
+    table : ndarray, shape (R, D)
+        Finite.
+
+    Returns
+    -------
+    ndarray of float32, shape (R,)
+    """
+    return weight_scales(np.asarray(table).T)
+
+
+def fixed_point(multiplier):
+    """A positive float32 multiplier as an integer fraction and a shift: M = m * 2**-31 * 2**-shift.
+
+    Jacob et al. 2018, section 2.2, equation 6; gemmlowp, doc/quantization.md.
+
+    Parameters
+    ----------
+    multiplier : ndarray of float32, shape (M,)
+
+    Returns
+    -------
+    m : ndarray of int32, shape (M,)
+        In [2**30, 2**31).
+    shift : ndarray of int32, shape (M,)
+        At most 31: what is smaller rounds every int32 sum to 0 anyway.
+
+    Raises
+    ------
+    ValueError
+        If a multiplier is 2**31 or more.
+    """
+    fraction, exponent = np.frexp(np.asarray(multiplier, np.float64))  # in [0.5, 1)
+    m = np.rint(fraction * 2**31)
+    shift = -exponent.astype(np.int32)
+    shift, m = np.where(m == 2**31, shift - 1, shift), np.where(m == 2**31, 2**30, m)
+    if (shift < -31).any():
+        raise ValueError(
+            f"a multiplier of {np.max(multiplier):.3g} was to become a fixed-point number.\nIt is below 2**31.\n"
+            "Calibrate with typical data: the output's range is tiny against the input's."
+        )
+    return m.astype(np.int32), np.minimum(shift, 31).astype(np.int32)
 
 
 def bias_room(in_features):

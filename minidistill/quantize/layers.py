@@ -1,64 +1,90 @@
-"""Integer layers. Read ``affine.py`` and ``nn/forward_only.py`` before this file.
+"""The integer layers. Read ``affine.py``, ``integers.py`` and ``nn/forward_only.py`` before this file.
 
-Given up for now: between two layers the values are floats, and each layer quantizes its own input; and the integer
-product is a plain loop, so int8 saves bytes and not yet time. The `Ledger` tells. Shapes: N rows, K inputs, M outputs.
+`QuantizedDense` computes (Dense, relu, output quantizer) in one pass: uint8 in, int32 sums, uint8 out. Where a model begins
+it takes floats and rounds them on the way in; where integers end (the last layer, an activation without an integer form) it
+gives floats. Shapes: N rows, K inputs, M outputs.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..kernels import int8_matmul, quantize
+from .. import ops
+from ..kernels import int8_dense, int8_sums, quantize, requantize_integer
+from ..kernels.packing import PackedMatrix
 from ..nn.forward_only import ForwardOnly
+from ..nn.layers import wrong_features
+from ..nn.module import Module
 from ..nn.serialize import register
-from .affine import ACTIVATION_MAX, WEIGHT_MAX, bias_room, weight_scales
+from ..tensor import as_tensor, record
+from .affine import WEIGHT_MAX, bias_room, fixed_point, weight_scales
+from .integers import QuantizedTensor, floats_arrived
+
+_FASTER = 8  # an integer product against one of BLAS, for `work_per_row`; perf/int8.py measures 3 to 12
+_FLOAT32 = np.dtype(np.float32)
 
 
 @register
 class QuantizedDense(ForwardOnly):
-    """A `Dense` layer in integers: uint8 input, int8 weights, int32 bias and sums; floats come in and go out.
+    """A `Dense` layer in integers: uint8 input, int8 weights, int32 bias and sums, uint8 or float output.
 
     Parameters
     ----------
     in_features, out_features, activation
         As in `Dense`.
+    after_integers : bool
+        Whether integer layers come before it, so that floats at its input are a surprise (`integers_only`).
+    integer_only : bool
+        Requantize by an int32 multiplier and a shift instead of a float32 multiplier (`kernels.requantize_integer`).
 
     Attributes
     ----------
-    weight : ndarray of int8, shape (K, M)
-        In [-127, 127].
+    weight : PackedMatrix of int8, shape (K, M)
+        In [-127, 127]. In the kernel's layout in memory, plain in a file.
     weight_scale : ndarray of float32, shape (M,)
     bias : ndarray of int32, shape (M,)
         At scale ``input_scale * weight_scale``.
-    input_scale : ndarray of float32, shape (1,)
-        0 until calibrated; using it then raises.
-    input_zero_point : ndarray of uint8, shape (1,)
+    input_scale, output_scale : ndarray of float32, shape (1,)
+        The first is 0 until calibrated (using it then raises); the second is 0 where the output is float.
+    input_zero_point, output_zero_point : ndarray of uint8, shape (1,)
 
     Notes
     -----
-    Made by `post_training`.
+    Made by `post_training`. Change its arrays only through `load_state_dict`: what is derived from them is kept.
     """
 
-    def __init__(self, in_features, out_features, activation=None):
+    def __init__(self, in_features, out_features, activation=None, after_integers=False, integer_only=False):
         super().__init__(in_features, out_features, activation)
         bias_room(in_features)  # raises if the sums could overflow
-        self.weight = np.zeros((in_features, out_features), np.int8)
+        self.after_integers, self.integer_only = bool(after_integers), bool(integer_only)
+        self.weight = PackedMatrix(np.zeros((in_features, out_features), np.int8))
         self.weight_scale = np.ones(out_features, np.float32)
         self.bias = np.zeros(out_features, np.int32)
-        self.input_scale = np.zeros(1, np.float32)
-        self.input_zero_point = np.zeros(1, np.uint8)
+        self.input_scale, self.output_scale = np.zeros(1, np.float32), np.zeros(1, np.float32)
+        self.input_zero_point, self.output_zero_point = np.zeros(1, np.uint8), np.zeros(1, np.uint8)
+        self._ready = None
 
     @classmethod
-    def from_dense(cls, dense, observer):
-        """Quantize a `Dense` whose inputs the observer has seen."""
-        layer = cls(dense.in_features, dense.out_features, dense.activation)
+    def from_dense(cls, dense, observer, per_channel=True, **options):
+        """Quantize a `Dense` whose inputs the observer has seen; the output is float (see `give_integers`)."""
+        layer = cls(dense.in_features, dense.out_features, dense.activation, **options)
         layer.input_scale[0], layer.input_zero_point[0] = observer.scale()
         bias = np.zeros(dense.out_features) if dense.bias is None else dense.bias.data
-        layer.weight_scale[:] = weight_scales(dense.weight.data, bias, layer.input_scale[0])
-        layer.weight[:] = quantize(dense.weight.data, layer.weight_scale, 0, -WEIGHT_MAX, WEIGHT_MAX)
+        layer.weight_scale[:] = weight_scales(dense.weight.data, bias, layer.input_scale[0], per_channel)
+        layer.weight[...] = quantize(dense.weight.data, layer.weight_scale, 0, -WEIGHT_MAX, WEIGHT_MAX)
         layer.bias[:] = np.rint(bias.astype(np.float32) / layer.sum_scale())
         layer.check()
         return layer
+
+    def give_integers(self, scale, zero_point):
+        """Make the output uint8, for the integer layers that take it. Needs an activation with an integer form."""
+        if self.activation not in (None, "relu"):
+            raise ValueError(
+                f"{self!r} was to give integers.\nOnly a linear layer and relu have an integer form.\n"
+                "Leave its output float, or use relu."
+            )
+        self.output_scale[0], self.output_zero_point[0] = scale, zero_point
+        self.check()
 
     def sum_scale(self):
         """What one unit of the int32 sums stands for: S_x * S_w, float32 (M,)."""
@@ -67,37 +93,139 @@ class QuantizedDense(ForwardOnly):
 
     def check(self):
         """Refuse arrays with which the integer arithmetic would not be exact; run for every layer made or loaded."""
-        scale = self.sum_scale()
+        self._ready = None
+        scale, weight = self.sum_scale(), np.asarray(self.weight)
         calibrated = self.input_scale[0] != 0
         if calibrated and not (np.isfinite(scale).all() and min(self.weight_scale.min(), scale.min()) > 0):
             raise ValueError(
                 f"{self!r} has scales that are not positive and finite, or whose product is not.\nEach stands for one "
                 "step of an integer.\nScale inputs and weights down, or calibrate with other data."
             )
-        largest = int(np.abs(self.bias.astype(np.int64)).max())
-        if self.weight.min() < -WEIGHT_MAX or largest > bias_room(self.in_features):
+        if not 0 <= self.output_scale[0] < np.inf:
             raise ValueError(
-                f"{self!r} has weights down to {self.weight.min()} and biases up to {largest}.\nWeights are in "
+                f"{self!r} has the output scale {self.output_scale[0]}.\nIt is positive and finite, or 0 for floats.\n"
+                "Make it with quantize.post_training."
+            )
+        largest = int(np.abs(self.bias.astype(np.int64)).max())
+        if weight.min() < -WEIGHT_MAX or largest > bias_room(self.in_features):
+            raise ValueError(
+                f"{self!r} has weights down to {weight.min()} and biases up to {largest}.\nWeights are in "
                 "[-127, 127], and K * 255 * 127 + abs(bias) <= 2**31 - 1, or sums overflow.\n"
                 "Make it with quantize.post_training."
             )
 
-    def compute(self, x):
-        """(N, K) to (N, M): quantize, multiply exactly, and go back to floats with one rounding."""
-        return self.integer_sums(x).astype(np.float32) * self.sum_scale()
+    def forward(self, x):
+        """x of shape (..., K) to (..., M). A gradient cannot pass."""
+        x = as_tensor(x)
+        if not x.shape or x.shape[-1] != self.in_features:
+            raise ValueError(wrong_features(self, x.shape))
+        if isinstance(x, QuantizedTensor):
+            rows = QuantizedTensor(x.q.reshape(-1, self.in_features), x.scale, x.zero_point)
+        else:
+            rows = np.asarray(x.data, np.float32).reshape(-1, self.in_features)
+        out, shape = self.infer(rows), (*x.shape[:-1], self.out_features)
+        if not isinstance(out, QuantizedTensor):
+            return record("QuantizedDense", out.reshape(shape), (x,), self._refuse, saves=())
+        recorded = record("QuantizedDense", out.q.reshape(shape), (x,), self._refuse, saves=())
+        result = QuantizedTensor(recorded.data, out.scale, out.zero_point)
+        result._node, result.requires_grad = recorded._node, recorded.requires_grad
+        return result
+
+    def infer(self, x):
+        """(N, K), floats or a `QuantizedTensor`, to floats or a `QuantizedTensor` of shape (N, M)."""
+        ready = self._ready or self._prepare()
+        if type(x) is QuantizedTensor and x.scale == ready.input_scale and x.zero_point == ready.input_zero_point:
+            rows, source = x.q, None
+        elif type(x) is np.ndarray and x.dtype is _FLOAT32:
+            rows, source = x, ready.source
+            if self.after_integers:
+                floats_arrived(self)
+        else:  # integers of another scale, lists, images, float64: as in training
+            return self(x.numpy() if isinstance(x, QuantizedTensor) else x).numpy()
+        if rows.ndim != 2 or rows.shape[1] != self.in_features:
+            return self(x)._data
+        if ready.shift is not None:
+            q = rows if source is None else quantize(rows, *source, 0, 255)
+            out = requantize_integer(
+                int8_sums(q, self.weight, ready.init), ready.multiplier, ready.shift, *ready.target
+            )
+        else:
+            out = int8_dense(rows, self.weight, ready.init, ready.scale, source, ready.target)
+        if ready.target is not None:
+            return QuantizedTensor(out, ready.output_scale, ready.output_zero_point)
+        return out if self.activation is None else ops.ACTIVATIONS[self.activation](out)[0]
 
     def integer_sums(self, x):
-        """The int32 accumulators (N, M) for float inputs (N, K)."""
+        """The int32 accumulators (N, M), bias included, for float inputs (N, K)."""
+        ready = self._ready or self._prepare()
+        return int8_sums(quantize(x, *ready.source, 0, 255), self.weight, ready.init)[:, : self.out_features]
+
+    def work_per_row(self):
+        return self.in_features * self.out_features // _FASTER, 0
+
+    def derived(self):
+        return [] if self._ready is None else self._ready.arrays
+
+    def _prepare(self):
         if self.input_scale[0] == 0:
             raise ValueError(
                 f"{self!r} was used before it was calibrated.\nA scale comes from data; there is no default.\n"
                 "Make it with quantize.post_training(model, calibration=train.x)."
             )
-        zero_point = int(self.input_zero_point[0])
-        q = quantize(x, self.input_scale[0], zero_point, 0, ACTIVATION_MAX)
-        return int8_matmul(q, self.weight, zero_point) + self.bias
+        self._ready = _Ready(self)
+        return self._ready
+
+    def config(self):
+        return {**super().config(), "after_integers": self.after_integers, "integer_only": self.integer_only}
 
     @staticmethod
     def stored_shapes(config):
         """As in `Dense`."""
         return {"weight": (config["in_features"], config["out_features"])}
+
+    def __repr__(self):
+        return f"{super().__repr__()[:-1]}, output={'uint8' if self.output_scale[0] else 'float32'})"
+
+    def __getstate__(self):
+        return {**vars(self), "_ready": None}  # copies compute it again
+
+
+class _Ready:
+    """What the kernel needs of a layer, computed once. No Module and no array, so files and state_dict pass it over."""
+
+    def __init__(self, layer):
+        self.input_scale, self.input_zero_point = float(layer.input_scale[0]), int(layer.input_zero_point[0])
+        self.output_scale, self.output_zero_point = float(layer.output_scale[0]), int(layer.output_zero_point[0])
+        self.source = np.float32(self.input_scale), self.input_zero_point
+        zero = self.output_zero_point
+        self.target = (zero, zero if layer.activation == "relu" else 0) if self.output_scale else None
+        weight = layer.weight
+        self.init = weight.pad(layer.bias - self.input_zero_point * weight.column_sums())
+        scale = layer.sum_scale()  # in float32, and in this order: DESIGN.md, "One rounding"
+        scale = scale / layer.output_scale[0] if self.target else scale
+        self.multiplier = self.shift = None
+        if layer.integer_only and self.target:
+            self.multiplier, self.shift = fixed_point(scale)
+        self.scale = weight.pad(scale)
+        self.arrays = [a for a in (self.init, self.scale, self.multiplier, self.shift) if a is not None]
+
+
+@register
+class QuantizedReLU(Module):
+    """relu where integers may come: max(q, zero_point), since the zero point stands for 0."""
+
+    def forward(self, x):
+        """Any shape, unchanged."""
+        if not isinstance(x, QuantizedTensor):
+            return ops.activate("relu", x)
+        out = QuantizedTensor(np.maximum(x.q, np.uint8(x.zero_point)), x.scale, x.zero_point)
+        out._node, out.requires_grad = x._node, x.requires_grad
+        return out
+
+    def infer(self, x):
+        """As `forward`."""
+        out = self(x)
+        return out if isinstance(out, QuantizedTensor) else out.numpy()
+
+    def work_per_row(self):
+        return 0, 0

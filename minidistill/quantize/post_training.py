@@ -1,30 +1,61 @@
-"""Post-training quantization: calibrate a float model with data, and replace its Dense layers by integer ones.
+"""Post-training quantization: the layers of a float model replaced by integer ones. Nothing is trained.
 
-Nothing is trained. The model runs once over the calibration data; an observer at each `Dense` sees what comes in
-(``nn.watch``, so that any module works, not only `Sequential`). Read ``layers.py`` before this file.
+Static quantization runs the model once over calibration data; an observer at each `Dense` sees what comes in (``nn.watch``,
+so that any module works, not only `Sequential`). Then the graph says which layers only feed integer layers: these give uint8
+at the scale of the layer that takes it. Dynamic and weight-only quantization need no data. Read ``layers.py``,
+``partial.py`` and ``nn/graph.py`` before this file.
+
+Given up: a layer that is called twice with different neighbours gives floats, as does one before an operation other than
+relu and dropout. `QuantizedDense` shows its output's type.
 """
 
 from __future__ import annotations
 
-from ..nn import replace, watch
+import numpy as np
+
+from ..datasets import Dataset
+from ..nn import Activation, Dropout, Embedding, replace, trace, watch
 from ..nn.forward_only import replaceable
 from ..tensor import as_tensor
 from ..training import predict
-from .layers import QuantizedDense
-from .observers import MinMax
+from .layers import QuantizedDense, QuantizedReLU
+from .observers import make_observer
+from .partial import DynamicDense, QuantizedEmbedding, WeightOnlyDense
+
+MODES = ("static", "dynamic", "weight_only")
 
 
-def post_training(model, calibration, batch_size=256):
-    """A new model whose `Dense` layers compute in integers. The float model is unchanged.
+def post_training(
+    model,
+    calibration=None,
+    mode="static",
+    observer="minmax",
+    per_channel=True,
+    integer_only=False,
+    embeddings=True,
+    batch_size=256,
+):
+    """A new model whose `Dense` layers compute in integers and whose `Embedding` tables are int8. The float model stays.
 
-    Everything else (embedding tables, sparse layers, subclasses of `Dense` with a forward of their own) stays as it is,
-    in float. Pruned weights stay exactly 0, since 0 is exact; their masks are not kept.
+    Everything else (sparse layers, subclasses with a forward of their own) stays as it is, in float. Pruned weights stay
+    exactly 0, since 0 is exact; their masks are not kept.
 
     Parameters
     ----------
     model : Module
     calibration : ndarray, tuple of ndarrays (several inputs), or Dataset
-        Typical inputs, some hundred or more; never the test set. The range of what each layer sees becomes its scale.
+        For "static". Typical inputs, some hundred or more; never the test set. What each layer sees becomes its scale.
+    mode : str
+        "static": scales of activations are fixed, and integers pass from layer to layer; "dynamic": each row finds its own
+        scale; "weight_only": float arithmetic.
+    observer : str or callable
+        "minmax", "moving_average", "percentile", "mse", "entropy", or ``observer(name)``; see ``observers.py``.
+    per_channel : bool
+        A scale for each column of a weight, or one for all.
+    integer_only : bool
+        Requantize between layers without floats (`kernels.requantize_integer`).
+    embeddings : bool
+        Whether tables become int8.
     batch_size : int
         Samples that pass through the model at a time; no influence on the result beyond rounding.
 
@@ -35,24 +66,127 @@ def post_training(model, calibration, batch_size=256):
     Raises
     ------
     ValueError
-        If there is no `Dense` layer, one is not reached, or NaN or infinity appears.
+        If there is nothing to quantize, a layer is not reached by the calibration data, or NaN or infinity appears.
     """
-    layers = replaceable(model)
-    if not layers:
+    if mode not in MODES:
         raise ValueError(
-            "post_training found no Dense layer.\nIt quantizes nothing else.\nPass a float model with nn.Dense layers."
+            f"post_training got mode={mode!r}.\nThe modes are: {', '.join(MODES)}.\nChoose one; static is the fastest."
         )
-    observers = {id(layer): MinMax(f"the input of layer {path!r}") for path, layer in layers.items()}
+    layers, tables = replaceable(model), _tables(model) if embeddings else {}
+    if not layers and not tables:
+        raise ValueError(
+            "post_training found no Dense layer and no Embedding.\nIt quantizes nothing else.\n"
+            "Pass a float model with nn.Dense layers."
+        )
+    made = {path: QuantizedEmbedding.from_embedding(table) for path, table in tables.items()}
+    if mode != "static":
+        kind = DynamicDense if mode == "dynamic" else WeightOnlyDense
+        made |= {path: kind.from_dense(layer, per_channel) for path, layer in layers.items()}
+    elif layers:
+        made |= _static(model, layers, calibration, observer, per_channel, integer_only, batch_size)
+    twin = model.copy()
+    for path, layer in made.items():
+        twin = replace(twin, path, layer)
+    return twin
+
+
+def _tables(model):
+    """{path: table} of the embeddings; a subclass with a forward of its own is left out."""
+    return {p: m for p, m in model.named_modules() if isinstance(m, Embedding) and type(m).forward is Embedding.forward}
+
+
+def _static(model, layers, calibration, observer, per_channel, integer_only, batch_size):
+    """{path: new layer}: the integer layers, and what stands between two of them and can be integer too."""
+    if calibration is None:
+        raise ValueError(
+            "post_training got no calibration data.\nStatic scales come from data; there is no default.\n"
+            "Pass calibration=train.x, or mode='dynamic'."
+        )
+    observers = _calibrate(model, layers, calibration, observer, batch_size)
+    between, follows, feeds = _integer_edges(model, layers, calibration)
+    made = {path: QuantizedReLU() for path in between}
+    for path, layer in layers.items():
+        options = {"after_integers": path in follows, "integer_only": integer_only}
+        made[path] = QuantizedDense.from_dense(layer, observers[path], per_channel, **options)
+    for path, takers in feeds.items():
+        targets = {(float(made[p].input_scale[0]), int(made[p].input_zero_point[0])) for p in takers}
+        if len(targets) == 1:  # one tensor, seen by all of them
+            made[path].give_integers(*targets.pop())
+    return made
+
+
+def _calibrate(model, layers, calibration, observer, batch_size):
+    """{path: observer} after it has seen all that comes into the layer."""
+    observers = {path: make_observer(observer, f"the input of layer {path!r}") for path in layers}
+    by_id = {id(layer): observers[path] for path, layer in layers.items()}
 
     def see(module, inputs, output):
-        if id(module) in observers:
-            observers[id(module)].see(as_tensor(inputs[0]).data)
+        if id(module) in by_id:
+            by_id[id(module)].see(as_tensor(inputs[0]).data)
         return output
 
     with watch(see):
         predict(model, calibration, batch_size)
-    integer = {path: QuantizedDense.from_dense(layer, observers[id(layer)]) for path, layer in layers.items()}
-    twin = model.copy()
-    for path, layer in integer.items():
-        twin = replace(twin, path, layer)
-    return twin
+    return observers
+
+
+def _integer_edges(model, layers, calibration):
+    """Where integers can pass, from one traced run over two samples.
+
+    Returns
+    -------
+    between : list of str
+        Paths of relu layers that only integers reach.
+    follows : set of str
+        Paths of Dense layers somewhere after another one.
+    feeds : dict of str to list of str
+        For each Dense layer whose result goes to Dense layers only, through nothing but dropout and relu: these.
+    """
+    graph = trace(model, *_first_rows(calibration))
+    dense = {id(node): node.name for node in graph.nodes if node.kind == "layer" and node.name in layers}
+    calls = [node.name for node in graph.layers]
+    feeds, between = {}, []
+    for node in graph.nodes:
+        if id(node) not in dense or calls.count(node.name) > 1 or node.module.activation not in (None, "relu"):
+            continue
+        takers, passed = _takers(graph, node, dense)
+        if takers and None not in takers:
+            feeds[node.name] = takers
+            between += passed
+    follows = {dense[id(node)] for node in graph.nodes if id(node) in dense and _comes_after(node, dense)}
+    return between, follows, feeds
+
+
+def _takers(graph, node, dense):
+    """Paths of the Dense layers that take a node's result (None for anything else), and of the relu layers on the way."""
+    takers, passed, waiting = [], [], list(graph.consumers(node)) or [None]
+    while waiting:
+        taker = waiting.pop()
+        module = None if taker is None else taker.module
+        if id(taker) in dense:
+            takers.append(dense[id(taker)])
+        elif type(module) is Dropout or (type(module) is Activation and module.name == "relu"):
+            passed += [taker.name] if type(module) is Activation else []
+            waiting += graph.consumers(taker) or [None]
+        else:
+            takers.append(None)
+    return takers, passed
+
+
+def _comes_after(node, dense):
+    """Whether one of the Dense layers lies somewhere before this node."""
+    waiting, seen = list(node.inputs), set()
+    while waiting:
+        source = waiting.pop()
+        if id(source) in dense:
+            return True
+        if id(source) not in seen:
+            seen.add(id(source))
+            waiting += source.inputs
+    return False
+
+
+def _first_rows(calibration):
+    """The first two samples, as the model's inputs."""
+    inputs = calibration.x if isinstance(calibration, Dataset) else calibration
+    return tuple(np.asarray(x)[:2] for x in (inputs if isinstance(inputs, tuple) else (inputs,)))

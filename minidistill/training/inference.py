@@ -6,6 +6,8 @@ one model at once. Read ``nn/module.py`` before this file.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 
 from .. import losses
@@ -49,20 +51,21 @@ def predict(model, x, batch_size=256):
     if rows == 1 and not is_watched():
         with mode(training=False), recording(False):
             try:
-                return model.infer(*inputs)
+                output = model.infer(*inputs)
             except NeedsTensors:
-                return model(*inputs).numpy()
+                output = model(*inputs)
+        return _as_array(output)
     work_per_row = None if is_watched() else model.work_per_row()
-    run = _call_on_arrays(model) if work_per_row is None else model.infer
-    parts, work = {}, rows * (work_per_row or 0)
-    if work <= SMALL:
-        _predict_rows(run, inputs, batch_size, parts, 0, rows)
-    else:
-        with OneBlasThread():
-            if work < WORTH_SPLITTING or rows < MANY_ROWS:
-                _predict_rows(run, inputs, batch_size, parts, 0, rows)
-            else:  # rows, not products: a thread takes its rows through all layers, and nothing is handed over in between
-                split(_predict_rows, (run, inputs, batch_size, parts), rows)
+    run = model if work_per_row is None else model.infer  # called as in training, where layers of the user's expect it
+    parts, (work, in_blas) = {}, work_per_row or (0, 0)
+    share = rows * work >= WORTH_SPLITTING and rows >= MANY_ROWS
+    with OneBlasThread() if rows * in_blas > SMALL else nullcontext():
+        if (
+            share
+        ):  # rows, not products: a thread takes its rows through all layers, and nothing is handed over in between
+            split(_predict_rows, (run, inputs, batch_size, parts), rows)
+        else:
+            _predict_rows(run, inputs, batch_size, parts, 0, rows)
     outputs = [output for first in sorted(parts) for output in parts[first]]
     return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
 
@@ -71,12 +74,12 @@ def _predict_rows(run, inputs, batch_size, parts, lo, hi):
     """Outputs for the rows [lo, hi), in batches, to ``parts[lo]``. Mode and tape are set here: each thread has its own."""
     with mode(training=False), recording(False):
         cuts = [slice(i, min(i + batch_size, hi)) for i in range(lo, hi, batch_size)]
-        parts[lo] = [run(*[x[cut] for x in inputs]) for cut in cuts]
+        parts[lo] = [_as_array(run(*[x[cut] for x in inputs])) for cut in cuts]
 
 
-def _call_on_arrays(model):
-    """The model's call, as in training, instead of its `infer`: layers of the user's and `watch` blocks expect it."""
-    return lambda *inputs: model(*inputs).numpy()
+def _as_array(output):
+    """The floats, also of integers that a cut-off model gives."""
+    return output if type(output) is np.ndarray else output.numpy()
 
 
 def _checked_inputs(x):

@@ -11,12 +11,22 @@ NaN, because nobody above sees the values that it rounds.
 Given up for simplicity: speed, and memory for temporaries.
 """
 
+from .affine import (
+    dequantize,
+    dequantize_sums,
+    lookup_rows,
+    nan_error,
+    quantize,
+    quantize_rows,
+    requantize,
+    requantize_integer,
+)
 from .blas import product, products
 from .dense import add_bias, dense_backward
 from .elementwise import erf
 from .embedding import sum_rows, within
 from .images import shift_images
-from .integer import dequantize, int8_matmul, nan_error, quantize
+from .int8 import int8_dense, int8_matmul, int8_sums
 from .optimizer import TOGETHER, adam_step, adam_steps, sgd_step, sgd_steps, smallest, together
 from .softmax import cross_entropy, distillation
 from .sparse import csr_matmul

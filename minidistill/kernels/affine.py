@@ -1,0 +1,189 @@
+"""Fast twins of `reference/affine.py`. Read that file and `_jit.py` first.
+
+Everything here agrees with the reference bit for bit, so nothing here has a fastmath flag.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minidistill.kernels._jit import exact_kernel, kernel_input
+from minidistill.kernels.reference import nan_error
+
+_FLOAT32 = np.dtype(np.float32)
+
+
+def quantize(x: np.ndarray, scale: np.ndarray | float, zero_point: np.ndarray | int, low: int, high: int) -> np.ndarray:
+    """As `reference.quantize`, in one pass: no array of quotients, and NaN is looked for in the same loop."""
+    x = kernel_input(x, _FLOAT32)
+    q = np.empty(x.shape, dtype=np.uint8 if low >= 0 else np.int8)
+    scales, zeros = _per_channel(scale, zero_point)
+    table = _table_shape(x, scales)
+    found_nan = _quantize_rows(
+        x.reshape(table), scales, zeros, np.float32(low), np.float32(high), q.reshape(table), 0, table[0]
+    )
+    if found_nan:
+        raise nan_error(x)
+    return q
+
+
+@exact_kernel
+def _quantize_rows(x, scales, zeros, low, high, out, lo, hi):
+    found_nan = False
+    if scales.size == 1:
+        scale = scales[0]  # held in a register: a load per entry is saved
+        zero = zeros[0]
+        for i in range(lo, hi):
+            for j in range(x.shape[1]):
+                q = np.rint(x[i, j] / scale) + zero
+                found_nan |= np.isnan(q)
+                out[i, j] = min(max(q, low), high)
+    else:
+        for i in range(lo, hi):
+            for j in range(x.shape[1]):
+                q = np.rint(x[i, j] / scales[j]) + zeros[j]
+                found_nan |= np.isnan(q)
+                out[i, j] = min(max(q, low), high)
+    return found_nan
+
+
+def dequantize(q: np.ndarray, scale: np.ndarray | float, zero_point: np.ndarray | int) -> np.ndarray:
+    """As `reference.dequantize`, in one pass: no array of float32(q), none of differences."""
+    q = kernel_input(q)
+    out = np.empty(q.shape, dtype=np.float32)
+    scales, zeros = _per_channel(scale, zero_point)
+    table = _table_shape(q, scales)
+    _dequantize_rows(q.reshape(table), scales, zeros, out.reshape(table), 0, table[0])
+    return out
+
+
+@exact_kernel
+def _dequantize_rows(q, scales, zeros, out, lo, hi):
+    if scales.size == 1:
+        scale = scales[0]
+        zero = zeros[0]
+        for i in range(lo, hi):
+            for j in range(q.shape[1]):
+                out[i, j] = (np.float32(q[i, j]) - zero) * scale
+    else:
+        for i in range(lo, hi):
+            for j in range(q.shape[1]):
+                out[i, j] = (np.float32(q[i, j]) - zeros[j]) * scales[j]
+
+
+def _per_channel(scale, zero_point) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and zero point as float32 arrays of one length: N if either has one per channel, else 1."""
+    scales = np.asarray(scale, dtype=np.float32).reshape(-1)
+    zeros = np.asarray(zero_point, dtype=np.float32).reshape(-1)
+    if scales.size != zeros.size:
+        channels = max(scales.size, zeros.size)
+        scales, zeros = np.broadcast_to(scales, channels), np.broadcast_to(zeros, channels)
+    return kernel_input(scales), kernel_input(zeros)
+
+
+def _table_shape(x: np.ndarray, scales: np.ndarray) -> tuple[int, int]:
+    """The 2-D shape to run over: one row per N channels, or one long row if all entries share a scale."""
+    return (1, x.size) if scales.size == 1 else (x.size // scales.size, scales.size)
+
+
+def requantize(sums: np.ndarray, multiplier: np.ndarray, zero_point: int, low: int) -> np.ndarray:
+    """As `reference.requantize`, in one pass. (Inside a layer, `int8_dense` does this before the sums leave the cache.)"""
+    out = np.empty(sums.shape, np.uint8)
+    _requantize_rows(
+        kernel_input(sums), kernel_input(multiplier), np.float32(zero_point), np.float32(low), out, 0, len(out)
+    )
+    return out
+
+
+@exact_kernel
+def _requantize_rows(sums, multiplier, zero, low, out, lo, hi):
+    for i in range(lo, hi):
+        for j in range(sums.shape[1]):
+            q = np.rint(np.float32(sums[i, j]) * multiplier[j]) + zero
+            out[i, j] = min(max(q, low), np.float32(255))
+
+
+def requantize_integer(
+    sums: np.ndarray, multiplier: np.ndarray, shift: np.ndarray, zero_point: int, low: int
+) -> np.ndarray:
+    """As `reference.requantize_integer`, in one pass."""
+    out = np.empty(sums.shape, np.uint8)
+    _requantize_integer_rows(
+        kernel_input(sums),
+        kernel_input(multiplier),
+        kernel_input(shift),
+        np.int64(zero_point),
+        np.int64(low),
+        out,
+        0,
+        len(out),
+    )
+    return out
+
+
+@exact_kernel
+def _requantize_integer_rows(sums, multiplier, shift, zero, low, out, lo, hi):
+    largest, smallest = np.int64(2**31 - 1), -np.int64(2**31)
+    for i in range(lo, hi):
+        for j in range(sums.shape[1]):
+            left, right = np.int64(max(-shift[j], 0)), np.int64(max(shift[j], 0))
+            wide = min(max(np.int64(sums[i, j]) << left, smallest), largest) * np.int64(multiplier[j])
+            high = (wide + 2**30) >> 31 if wide >= 0 else -((-wide + 2**30 - 1) >> 31)
+            mask = (np.int64(1) << right) - 1
+            q = (high >> right) + ((high & mask) > (mask >> 1) + (high < 0))
+            out[i, j] = min(max(q + zero, low), np.int64(255))
+
+
+def quantize_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `reference.quantize_rows`: each row is read twice while it is in the cache, and no array of floats is made."""
+    x = kernel_input(x, _FLOAT32)
+    q, scale, zero_point = np.empty(x.shape, np.uint8), np.empty(len(x), np.float32), np.empty(len(x), np.int32)
+    _quantize_each_row(x, q, scale, zero_point, 0, len(x))
+    return q, scale, zero_point
+
+
+@exact_kernel
+def _quantize_each_row(x, q, scale, zero_point, lo, hi):
+    zero, steps = np.float32(0), np.float32(255)
+    for i in range(lo, hi):
+        low, high = zero, zero
+        for k in range(x.shape[1]):
+            low, high = min(low, x[i, k]), max(high, x[i, k])
+        s = np.float32(1) if low == high else max(high / steps - low / steps, np.float32(1.1754944e-38))
+        z = min(max(np.rint(-low / s), zero), steps)
+        for k in range(x.shape[1]):
+            q[i, k] = min(max(np.rint(x[i, k] / s) + z, zero), steps)
+        scale[i], zero_point[i] = s, np.int32(z)
+
+
+def dequantize_sums(
+    sums: np.ndarray, row_scale: np.ndarray, row_zero: np.ndarray, column_sums: np.ndarray, scale: np.ndarray
+) -> np.ndarray:
+    """As `reference.dequantize_sums`, in one pass."""
+    out = np.empty(sums.shape, np.float32)
+    arrays = [kernel_input(a) for a in (sums, row_scale, row_zero, column_sums, scale)]
+    _dequantize_sums_rows(*arrays, out, 0, len(out))
+    return out
+
+
+@exact_kernel
+def _dequantize_sums_rows(sums, row_scale, row_zero, column_sums, scale, out, lo, hi):
+    for i in range(lo, hi):
+        s, z = row_scale[i], row_zero[i]
+        for j in range(sums.shape[1]):
+            out[i, j] = np.float32(sums[i, j] - z * column_sums[j]) * (s * scale[j])
+
+
+def lookup_rows(table: np.ndarray, scale: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """As `reference.lookup_rows`, without a copy of the int8 rows."""
+    out = np.empty((len(ids), table.shape[1]), np.float32)
+    _lookup(kernel_input(table), kernel_input(scale), kernel_input(ids, np.dtype(np.int64)), out, 0, len(out))
+    return out
+
+
+@exact_kernel
+def _lookup(table, scale, ids, out, lo, hi):
+    for i in range(lo, hi):
+        row, s = ids[i], scale[ids[i]]
+        for j in range(table.shape[1]):
+            out[i, j] = np.float32(table[row, j]) * s

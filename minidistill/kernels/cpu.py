@@ -1,0 +1,63 @@
+"""Which of the processor's 8-bit instructions the integer kernels use: the best that Numba really compiles for.
+
+============  ====================  ======================================================================
+kind          instruction           what one does
+============  ====================  ======================================================================
+"amx"         ``tdpbusd``           a 16 x 64 block of uint8 times a 64 x 16 block of int8, added to 16 x 16 int32
+"avx512_vnni" ``vpdpbusd`` (zmm)    64 products of uint8 and int8, added four by four to 16 int32
+"avx_vnni"    ``vpdpbusd`` (ymm)    32 products, added four by four to 8 int32
+"avx2"        ``vpmaddwd``          16 products of int16, added in pairs to 8 int32; an addition follows
+"plain"       none of these         float32 BLAS, kept exact (``int8.py``)
+============  ====================  ======================================================================
+
+All five give the same integers. ``vpmaddubsw``, which older libraries use for 8 bits, is not among them: it adds two products
+of up to 255 * 127 in 16 bits, and saturates.
+
+Numba is asked and not the processor: ``NUMBA_CPU_FEATURES`` can forbid instructions, and code for one that is switched off
+would abort the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import platform
+import sys
+
+from minidistill.kernels._jit import JIT_ENABLED
+
+KINDS = ("amx", "avx512_vnni", "avx_vnni", "avx2", "plain")
+_NEEDS = {
+    "amx": {"amx-int8", "amx-tile", "avx512vnni", "avx512bw", "avx512vl"},
+    "avx512_vnni": {"avx512vnni", "avx512bw", "avx512vl"},
+    "avx_vnni": {"avxvnni", "avx2"},
+    "avx2": {"avx2"},
+    "plain": set(),
+}
+_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # asm/unistd_64.h, asm/prctl.h, and the XSAVE component
+
+
+@functools.cache
+def kinds() -> tuple[str, ...]:
+    """The kinds that run here, the best first. "plain" is always the last."""
+    if not JIT_ENABLED:
+        return ("plain",)
+    features = _numba_features()
+    return tuple(k for k in KINDS if _NEEDS[k] <= features and (k != "amx" or _may_use_tiles()))
+
+
+def _numba_features() -> set[str]:
+    from numba.core.registry import cpu_target  # here, since asking starts Numba's compiler
+
+    _, _, features = cpu_target.target_context.codegen().magic_tuple()
+    return {name[1:] for name in features.split(",") if name.startswith("+")}
+
+
+def _may_use_tiles() -> bool:
+    """Ask the kernel for AMX's 8 KB of tile registers: a process gets them only on request (Linux 5.16 and later).
+
+    The permission holds for all threads of the process, and its forked children have it too.
+    """
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return False
+    return ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0

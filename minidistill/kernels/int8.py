@@ -1,0 +1,225 @@
+"""Fast twins of the integer products of `reference/int8.py`. Read that file, ``cpu.py`` and ``packing.py`` first.
+
+The multiplying itself is done by *intrinsics* (``intrinsics.py``): what Numba has no words for. Around them is ordinary code:
+`_block_kernel` takes a few rows of the input into a small buffer (floats are rounded on the way), runs over the panels of the
+weight, and stores. Inputs are read once, sums never leave the first-level cache, and neither int32 nor floats are written to
+memory between two integer layers.
+
+``perf/ladders/int8.py`` climbs from three loops to this, a rung an idea. Given up for simplicity: one tile shape for each
+kind, and no blocking for weights that exceed the second-level cache.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from minidistill.kernels._jit import exact_kernel, kernel_input
+from minidistill.kernels.affine import quantize, requantize
+from minidistill.kernels.int8_plain import plain_sums
+from minidistill.kernels.intrinsics import (
+    BYTES,
+    DOT_KINDS,
+    FLOATS,
+    LINE_TYPES,
+    SUMS,
+    amx_tile,
+    copy_64,
+    dot_tile,
+    round_16,
+    store_row,
+    tiles_off,
+    tiles_on,
+)
+from minidistill.kernels.packing import LAYOUTS, PackedMatrix, aligned
+from minidistill.kernels.pool import split
+from minidistill.kernels.reference import nan_error
+
+_ROWS = {
+    "amx": 32,
+    "avx512_vnni": 12,
+    "avx_vnni": 6,
+    "avx2": 6,
+}  # of a tile; its sums fill 24 of 32 or 12 of 16 registers
+_FEW = {
+    "amx": 4,
+    "avx512_vnni": 4,
+    "avx_vnni": 2,
+    "avx2": 2,
+}  # a smaller tile, for what is left over and for small batches
+# Products (M * K * N) from which a second thread pays: about 60 microseconds of one. Measured by perf/int8.py.
+_WORTH_SPLITTING = {"amx": 60_000_000, "avx512_vnni": 12_000_000, "avx_vnni": 6_000_000, "avx2": 4_000_000}
+_ALIGN_FROM = 16_384  # numbers of the output; below, a store that straddles two cache lines costs less than aligning
+
+
+def int8_matmul(x: np.ndarray, weight: np.ndarray, zero_point: int) -> np.ndarray:
+    """As `reference.int8_matmul`, on 8-bit instructions. The zero point moves out of the loop:
+    sum((x - z) * w) = sum(x * w) - z * sum(w), and the second sum does not depend on x."""
+    if not isinstance(weight, PackedMatrix):
+        weight = PackedMatrix(weight)
+    return int8_sums(x, weight, -zero_point * weight.column_sums())
+
+
+def int8_sums(x: np.ndarray, weight: np.ndarray, init: np.ndarray) -> np.ndarray:
+    """As `reference.int8_sums`."""
+    return _run(SUMS, x, weight, init, _NO_SCALE, None, 0, 0)
+
+
+def int8_dense(
+    x: np.ndarray,
+    weight: np.ndarray,
+    init: np.ndarray,
+    scale: np.ndarray,
+    source: tuple | None = None,
+    target: tuple | None = None,
+) -> np.ndarray:
+    """As `reference.int8_dense`: rounding in, product and rounding out in one pass over a few rows at a time."""
+    scale = scale if scale.size == weight.columns else weight.pad(scale)
+    if target is None:
+        return _run(FLOATS, x, weight, init, scale, source, 0, 0)
+    return _run(BYTES, x, weight, init, scale, source, *target)
+
+
+_NO_SCALE = np.zeros(1, np.float32)
+_RESULTS = np.dtype(np.int32), np.dtype(np.float32), np.dtype(np.uint8)
+
+
+def _run(result, x, weight, init, scale, source, zero_point, low):
+    """Choose the kernel, give it what it needs, and share the rows if there is much to multiply."""
+    kind, (k, n), rows = weight.kind, weight.shape, len(x)
+    if kind == "plain":
+        return _run_plain(result, x, weight.data, init, scale, source, zero_point, low)
+    x = kernel_input(x)
+    init = init if init.size == weight.columns else weight.pad(init)
+    size = rows * n
+    out = (np.empty if size < _ALIGN_FROM else aligned)((rows, n), _RESULTS[result])
+    in_scale, in_zero = source or _NO_SOURCE
+    kernel = _block_kernel(kind, result, source is not None)
+    arguments = (x, weight.data, init, scale, float(in_scale), float(in_zero), float(zero_point), float(low), out)
+    if size * k < _WORTH_SPLITTING[kind]:
+        found_nan = kernel(*arguments, 0, rows)
+    else:
+        found_nan = []
+        split(_note_nan, (kernel, found_nan, arguments), rows)
+    if found_nan:
+        raise nan_error(x)
+    return out
+
+
+_NO_SOURCE = 1.0, 0
+
+
+def _note_nan(kernel, found_nan, arguments, lo, hi):
+    if kernel(*arguments, lo, hi):
+        found_nan.append((lo, hi))
+
+
+def _run_plain(result, x, weight, init, scale, source, zero_point, low):
+    sums = plain_sums(x if source is None else quantize(x, *source, 0, 255), weight) + init
+    if result == SUMS:
+        return sums
+    return requantize(sums, scale, zero_point, low) if result == BYTES else sums.astype(np.float32) * scale
+
+
+@functools.cache
+def _block_kernel(kind, result, floats):
+    """The kernel for one kind of instruction, one kind of result, and inputs of uint8 or (``floats``) float32.
+
+    Each is compiled apart, since code for instructions that a processor does not have cannot even be compiled for it.
+    """
+    amx, block, few = kind == "amx", _ROWS[kind], _FEW[kind]
+    columns, group, _ = LAYOUTS[kind]
+    dot = DOT_KINDS.index(
+        "avx512_vnni" if amx else kind
+    )  # AMX works on 16 rows or more: a few rows are left to vectors
+    out_bytes = 1 if result == BYTES else 4
+
+    @exact_kernel
+    def rows_kernel(x, weight, init, scale, in_scale, in_zero, zero_point, low, out, lo, hi):
+        in_scale, in_zero = np.float32(in_scale), np.float32(in_zero)
+        zero_point, low, found_nan = np.float32(zero_point), np.float32(low), False
+        n_out, panels, steps = out.shape[1], weight.shape[0], weight.shape[1]
+        lines = np.empty((block, steps * group), LINE_TYPES[dot])
+        tiles = np.empty(steps * 4 * block + 64 if amx else 0, np.uint8)
+        sums, tail = np.empty((block, columns), np.int32), np.empty(columns, out.dtype)
+        line_at, tiles_at, sums_at = lines.ctypes.data, (tiles.ctypes.data + 63) // 64 * 64, sums.ctypes.data
+        if amx:
+            tiles_on()
+        for i in range(lo, hi, block):
+            count = min(block, hi - i)
+            tall, direct = amx and count > few, 0
+            if floats:
+                found_nan |= _round_rows(x, i, count, in_scale, in_zero, lines)
+            else:
+                if tall:  # whole blocks of 64 are read from x, beyond a row's end, but never beyond the end of x
+                    direct = min(count, max(0, (x.size - lines.shape[1]) // x.shape[1] + 1 - i))
+                    _to_tiles(x.ctypes.data + i * x.shape[1], x.shape[1], 0, direct, steps // 16, tiles_at)
+                _copy_rows(x, i, direct, count, lines)
+            if tall:
+                _to_tiles(line_at, lines.shape[1], direct, count, steps // 16, tiles_at)
+            for p in range(panels):
+                n = p * columns
+                w_at, init_at, scale_at = (
+                    weight.ctypes.data + p * weight.strides[0],
+                    init.ctypes.data + n * 4,
+                    scale.ctypes.data + n * 4,
+                )
+                out_at = out.ctypes.data + (i * n_out + n) * out_bytes
+                whole = n + columns <= n_out
+                direct = (
+                    result == SUMS and whole and count == block
+                )  # the only case in which a tile may be stored as it is
+                to, stride = (out_at, n_out * 4) if direct else (sums_at, columns * 4)
+                if count == 1:
+                    dot_tile(dot, 1, line_at, w_at, steps, init_at, to, stride)
+                elif count <= few:
+                    dot_tile(dot, few, line_at, w_at, steps, init_at, to, stride)
+                elif tall:
+                    amx_tile(tiles_at, w_at, steps // 16, init_at, to, stride, count > 16)
+                else:
+                    dot_tile(dot, block, line_at, w_at, steps, init_at, to, stride)
+                if not direct:
+                    for r in range(count):
+                        row_at, here = sums_at + r * columns * 4, out_at + r * n_out * out_bytes
+                        if whole:
+                            store_row(result, columns, row_at, scale_at, zero_point, low, here)
+                        else:
+                            store_row(result, columns, row_at, scale_at, zero_point, low, tail.ctypes.data)
+                            for c in range(n_out - n):
+                                out[i + r, n + c] = tail[c]
+        if amx:
+            tiles_off()
+        return found_nan
+
+    return rows_kernel
+
+
+@exact_kernel
+def _copy_rows(x, i, begin, end, lines):
+    for r in range(begin, end):
+        for k in range(x.shape[1]):
+            lines[r, k] = x[i + r, k]
+
+
+@exact_kernel
+def _round_rows(x, i, count, scale, zero, lines):
+    found_nan, size = False, x.shape[1]
+    for r in range(count):
+        x_at, line_at = x.ctypes.data + (i + r) * size * 4, lines.ctypes.data + r * lines.strides[0]
+        for k in range(0, size - 15, 16):
+            found_nan |= round_16(x_at + k * 4, scale, zero, 0.0, 255.0, lines, line_at + k * lines.itemsize)
+        for k in range(size // 16 * 16, size):
+            q = np.rint(x[i + r, k] / scale) + zero
+            found_nan |= np.isnan(q)
+            lines[r, k] = min(max(q, np.float32(0)), np.float32(255))
+    return found_nan
+
+
+@exact_kernel
+def _to_tiles(rows_at, stride, begin, end, blocks, tiles_at):
+    """Rows [begin, end) to ``[K / 64][32 rows][64]``, where a tile's rows stand beside each other. In x they may be a
+    multiple of 4096 bytes apart, and would push each other out of the cache."""
+    for r in range(begin, end):
+        for b in range(blocks):
+            copy_64(tiles_at + (b * 32 + r) * 64, rows_at + r * stride + b * 64)

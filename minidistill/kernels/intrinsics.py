@@ -1,0 +1,259 @@
+"""What Numba has no words for: vector registers, and the instructions that multiply 8-bit numbers in them.
+
+An *intrinsic* is a function that writes code instead of running: Numba calls ``generate`` while it compiles a kernel, and
+what ``builder`` is told there, in LLVM's language, becomes part of the kernel at the place of the call. Arguments named
+``kind``, ``rows`` and the like are constants of the kernel, known by then (`literal_value`); addresses are plain integers.
+
+- `dot_tile`: a tile of rows x columns sums stays in vector registers while k runs (three of the five kinds of ``cpu.py``);
+- `amx_tile`: the same for 32 x 32 sums in the tile registers of AMX;
+- `store_row`: a row of finished sums becomes floats or uint8 on its way to the output;
+- `round_16`: 16 floats become integers.
+
+LLVM's names: ``alloca`` is a variable (which ends up in a register), ``splat`` copies a number to all lanes of a register.
+Read ``packing.py`` before this file, and the twins in ``reference/`` for what is computed. Numba does not see an edit of this
+file in the kernels that it has cached: run `make clean` after one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+DOT_KINDS = ("avx512_vnni", "avx_vnni", "avx2")
+_LANES = (16, 8, 8)  # int32 in a register
+LINE_TYPES = (np.uint8, np.uint8, np.int16)  # of the buffered rows; vpmaddwd multiplies int16
+
+
+_UNROLL = 4  # steps of a single row at once: otherwise each addition would wait for the one before it
+_I8, _I16, _I32, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_F32, _VOID = ir.FloatType(), ir.VoidType()
+SUMS, FLOATS, BYTES = 0, 1, 2  # what `store_row` makes of sums
+
+
+def _at(builder, address, kind):
+    return builder.inttoptr(address, ir.PointerType(kind))
+
+
+def _load(builder, address, kind):
+    return builder.load(_at(builder, address, kind), align=1)
+
+
+def _store(builder, value, address):
+    builder.store(value, _at(builder, address, value.type), align=1)
+
+
+def _call(builder, name, result, arguments):
+    function = ir.FunctionType(result, [a.type for a in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
+
+
+def _plus(builder, address, offset):
+    return builder.add(address, offset if isinstance(offset, ir.Value) else ir.Constant(_I64, offset))
+
+
+def _splat(builder, value, lanes):
+    one = builder.insert_element(
+        ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined), value, ir.Constant(_I32, 0)
+    )
+    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes))
+
+
+def _dot(builder, kind, sums, inputs, w_at):
+    """sums + products, in int32 lanes: each lane of ``inputs`` holds four uint8 (or two int16), and so does each at w_at."""
+    lanes = sums.type.count
+    if DOT_KINDS[kind] == "avx2":
+        weights = builder.sext(_load(builder, w_at, ir.VectorType(_I8, 2 * lanes)), ir.VectorType(_I16, 2 * lanes))
+        pairs = builder.bitcast(inputs, weights.type)
+        return builder.add(sums, _call(builder, "llvm.x86.avx2.pmadd.wd", sums.type, [pairs, weights]))
+    weights = _load(builder, w_at, sums.type)
+    return _call(builder, f"llvm.x86.avx512.vpdpbusd.{32 * lanes}", sums.type, [sums, inputs, weights])
+
+
+@intrinsic(prefer_literal=True)
+def dot_tile(typingctx, kind, rows, line, weight, steps, init, out, stride):
+    """rows x (2 registers) sums, from ``init`` on, over all k; stored with ``stride`` bytes between rows.
+
+    Addresses are integers. For each step the kernel loads two registers of weights and, for each row, four bytes of input
+    that are spread to all lanes: two loads of weights serve all rows, which is why the tile is tall.
+    """
+    kind_, rows_ = kind.literal_value, rows.literal_value
+
+    def generate(context, builder, signature, arguments):
+        _, _, line, weight, steps, init, out, stride = arguments
+        lanes, unroll = _LANES[kind_], max(1, _UNROLL // rows_)
+        vector = ir.VectorType(_I32, lanes)
+        vector_bytes = 4 * lanes if DOT_KINDS[kind_] != "avx2" else 2 * lanes
+        line_bytes = builder.mul(steps, ir.Constant(_I64, 4))
+        sums = [[[cgutils.alloca_once(builder, vector) for _ in range(2)] for _ in range(rows_)] for _ in range(unroll)]
+        for u in range(unroll):
+            for r in range(rows_):
+                for v in range(2):
+                    start = _load(builder, _plus(builder, init, 4 * lanes * v), vector)
+                    builder.store(start if u == 0 else ir.Constant(vector, None), sums[u][r][v])
+        with cgutils.for_range_slice(builder, ir.Constant(_I64, 0), steps, ir.Constant(_I64, unroll), _I64) as (
+            step,
+            _,
+        ):
+            x_at = _plus(builder, line, builder.mul(step, ir.Constant(_I64, 4)))
+            w_at = _plus(builder, weight, builder.mul(step, ir.Constant(_I64, 2 * vector_bytes)))
+            for u in range(unroll):
+                for r in range(rows_):
+                    at = _plus(builder, x_at, builder.mul(line_bytes, ir.Constant(_I64, r)))
+                    inputs = _splat(builder, _load(builder, _plus(builder, at, 4 * u), _I32), lanes)
+                    for v in range(2):
+                        here = _plus(builder, w_at, (2 * u + v) * vector_bytes)
+                        held = sums[u][r][v]
+                        builder.store(_dot(builder, kind_, builder.load(held), inputs, here), held)
+        for r in range(rows_):
+            for v in range(2):
+                total = builder.load(sums[0][r][v])
+                for u in range(1, unroll):
+                    total = builder.add(total, builder.load(sums[u][r][v]))
+                at = _plus(builder, out, builder.mul(stride, ir.Constant(_I64, r)))
+                _store(builder, total, _plus(builder, at, 4 * lanes * v))
+        return context.get_dummy_value()
+
+    return types.void(kind, rows, *[types.intp] * 6), generate
+
+
+@intrinsic(prefer_literal=True)
+def store_row(typingctx, result, columns, sums, scale, zero_point, low, out):
+    """One row of a tile, from int32 sums to what the kernel gives; the arithmetic of `reference.requantize`."""
+    result_, columns_ = result.literal_value, columns.literal_value
+
+    def generate(context, builder, signature, arguments):
+        _, _, sums, scale, zero_point, low, out = arguments
+        floats, ints = ir.VectorType(_F32, columns_), ir.VectorType(_I32, columns_)
+        value = _load(builder, sums, ints)
+        if result_ != SUMS:
+            value = builder.fmul(builder.sitofp(value, floats), _load(builder, scale, floats))
+        if result_ == BYTES:
+            rounded = _call(builder, f"llvm.rint.v{columns_}f32", floats, [value])
+            value = builder.fadd(rounded, _splat(builder, zero_point, columns_))
+            top = ir.Constant(floats, [255.0] * columns_)
+            value = _clamp(builder, value, _splat(builder, low, columns_), top)
+            value = builder.trunc(builder.fptosi(value, ints), ir.VectorType(_I8, columns_))
+        _store(builder, value, out)
+        return context.get_dummy_value()
+
+    signature = types.void(result, columns, types.intp, types.intp, types.float32, types.float32, types.intp)
+    return signature, generate
+
+
+@intrinsic
+def round_16(typingctx, x, scale, zero_point, low, high, array, out):
+    """16 floats to integers of the type of ``array``, as `reference.quantize`: divide, round, add, clamp, cast; stored at
+    ``out``. Returns whether one was NaN.
+
+    Written out because the compiler prefers registers of half the size for loops, even where it has the whole.
+    """
+    width = array.dtype.bitwidth
+
+    def generate(context, builder, signature, arguments):
+        x, scale, zero_point, low, high, _, out = arguments
+        floats, ints = ir.VectorType(_F32, 16), ir.VectorType(_I32, 16)
+        value = builder.fdiv(_load(builder, x, floats), _splat(builder, scale, 16))
+        value = builder.fadd(_call(builder, "llvm.rint.v16f32", floats, [value]), _splat(builder, zero_point, 16))
+        is_nan = builder.fcmp_unordered("uno", value, value)
+        value = _clamp(builder, value, _splat(builder, low, 16), _splat(builder, high, 16))
+        _store(builder, builder.trunc(builder.fptosi(value, ints), ir.VectorType(ir.IntType(width), 16)), out)
+        return builder.icmp_unsigned("!=", builder.bitcast(is_nan, _I16), ir.Constant(_I16, 0))
+
+    f = types.float32
+    return types.boolean(types.intp, f, f, f, f, array, types.intp), generate
+
+
+def _clamp(builder, value, low, high):
+    value = builder.select(builder.fcmp_ordered("<", value, low), low, value)
+    return builder.select(builder.fcmp_ordered(">", value, high), high, value)
+
+
+@intrinsic
+def copy_64(typingctx, to, source):
+    """64 bytes from one address to another."""
+
+    def generate(context, builder, signature, arguments):
+        to, source = arguments
+        _store(builder, _load(builder, source, ir.VectorType(_I8, 64)), to)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), generate
+
+
+@intrinsic
+def tiles_on(typingctx):
+    """Give all eight tile registers 16 rows of 64 bytes."""
+
+    def generate(context, builder, signature, arguments):
+        config = bytearray(64)
+        config[0] = 1  # palette
+        config[16:32] = b"\x40\0" * 8  # bytes in a row, as uint16
+        config[48:56] = b"\x10" * 8  # rows
+        stored = cgutils.global_constant(builder, "tile_config", ir.Constant(ir.ArrayType(_I8, 64), config))
+        _call(builder, "llvm.x86.ldtilecfg", _VOID, [builder.bitcast(stored, ir.PointerType(_I8))])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
+def tiles_off(typingctx):
+    """Give the tile registers back, so that switching threads need not save their 8 KB."""
+
+    def generate(context, builder, signature, arguments):
+        _call(builder, "llvm.x86.tilerelease", _VOID, [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
+def amx_tile(typingctx, tiles, weight, blocks, init, out, stride, both):
+    """32 x 32 sums, from ``init`` on, over ``blocks`` of 64 k: four tile registers of sums, two of inputs, two of weights.
+
+    Four blocks are loaded for four products, where one product alone would need two: that is the point of 32 x 32. The
+    sums begin as 16 copies of a row of ``init``: a tile is loaded with a stride of 0. Without ``both``, only the upper 16
+    rows are computed and stored.
+    """
+
+    def generate(context, builder, signature, arguments):
+        tiles, weight, blocks, init, out, stride, both = arguments
+
+        def tile(instruction, number, address, step):
+            step = step if isinstance(step, ir.Value) else ir.Constant(_I64, step)
+            number, address = ir.Constant(_I8, number), _at(builder, address, _I8)
+            _call(builder, f"llvm.x86.tile{instruction}64", _VOID, [number, address, step])
+
+        def multiply(sums, inputs, weights):
+            _call(builder, "llvm.x86.tdpbusd", _VOID, [ir.Constant(_I8, t) for t in (sums, inputs, weights)])
+
+        def compute(halves):
+            for number in range(2 * halves):  # 0 and 1: upper rows, left and right columns; 2 and 3: lower rows
+                tile("loadd", number, _plus(builder, init, number % 2 * 64), 0)
+            with cgutils.for_range(builder, blocks) as loop:
+                a = _plus(builder, tiles, builder.mul(loop.index, ir.Constant(_I64, 2048)))
+                w = _plus(builder, weight, builder.mul(loop.index, ir.Constant(_I64, 2048)))
+                tile("loadd", 6, w, 128)
+                tile("loadd", 4, a, 64)
+                multiply(0, 4, 6)
+                tile("loadd", 7, _plus(builder, w, 64), 128)
+                multiply(1, 4, 7)
+                if halves == 2:
+                    tile("loadd", 5, _plus(builder, a, 1024), 64)
+                    multiply(2, 5, 6)
+                    multiply(3, 5, 7)
+            for number in range(2 * halves):
+                row = builder.mul(stride, ir.Constant(_I64, number // 2 * 16))
+                tile("stored", number, _plus(builder, _plus(builder, out, row), number % 2 * 64), stride)
+
+        with builder.if_else(both) as (tall, short):
+            with tall:
+                compute(2)
+            with short:
+                compute(1)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 6, types.boolean), generate

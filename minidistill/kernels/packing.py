@@ -1,0 +1,139 @@
+"""int8 weights in the order in which the integer kernels read them.
+
+A kernel computes a panel of neighbouring columns at a time, and its instruction takes a few neighbouring k at once. So the
+bytes are stored as ``[N / columns][K / group][columns][group]``: one panel after the other, and inside a panel exactly in the
+order of reading, without a gap. Files hold the plain matrix; this layout replaces it in memory, it is not a second copy.
+
+Read ``cpu.py`` before this file.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from minidistill.kernels.cpu import kinds
+
+
+class Layout(NamedTuple):
+    """How one kind of kernel wants its weights.
+
+    Attributes
+    ----------
+    columns : int
+        Columns in a panel; N is filled up to a multiple of it with zeros.
+    group : int
+        Neighbouring k that an instruction takes at once.
+    depth : int
+        K is filled up to a multiple of it with zeros, so that no kernel needs a special case for the last k.
+    """
+
+    columns: int
+    group: int
+    depth: int
+
+
+LAYOUTS = {
+    "amx": Layout(32, 4, 64),
+    "avx512_vnni": Layout(32, 4, 16),
+    "avx_vnni": Layout(16, 4, 16),
+    "avx2": Layout(16, 2, 8),
+    "plain": Layout(1, 1, 1),
+}
+ALIGNMENT = 64  # bytes of a cache line: a load that straddles two costs twice
+
+
+class PackedMatrix:
+    """An int8 matrix of shape (K, N), packed for one kind of kernel. ``np.asarray`` gives the plain matrix.
+
+    It has what an ndarray needs to be stored with a model: shape, dtype, nbytes, copying, and assignment with ``[...]``.
+
+    Parameters
+    ----------
+    matrix : ndarray of int8, shape (K, N)
+    kind : str, optional
+        One of `kinds()`; by default the best.
+
+    Attributes
+    ----------
+    data : ndarray of int8
+        The packed bytes: (panels, K / group, columns, group); (K, N) for "plain".
+    columns : int
+        N, filled up to whole panels.
+    """
+
+    dtype = np.dtype(np.int8)
+
+    def __init__(self, matrix: np.ndarray, kind: str | None = None):
+        if kind not in (None, *kinds()):  # asking for the kinds also asks the operating system for AMX
+            raise ValueError(
+                f"PackedMatrix got kind={kind!r}.\nThis processor, as Numba compiles for it, runs: {', '.join(kinds())}.\n"
+                "Leave it out for the best."
+            )
+        self.kind, self.shape = kind or kinds()[0], matrix.shape
+        self[...] = matrix
+
+    @property
+    def layout(self) -> Layout:
+        return LAYOUTS[self.kind]
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes
+
+    def __setitem__(self, everything, matrix: np.ndarray):
+        columns, group, depth = self.layout
+        filled = np.zeros((_up(self.shape[0], depth), _up(self.shape[1], columns)), np.int8)
+        filled[: self.shape[0], : self.shape[1]] = matrix
+        if self.kind != "plain":
+            panels, groups = filled.shape[1] // columns, filled.shape[0] // group
+            filled = filled.reshape(groups, group, panels, columns).transpose(2, 0, 3, 1)
+        self.data = aligned(filled.shape, np.int8)
+        self.data[...] = filled
+        self.columns = _up(self.shape[1], columns)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        k, n = self.shape
+        plain = self.data
+        if self.kind != "plain":
+            panels, groups, columns, group = plain.shape
+            plain = plain.transpose(1, 3, 0, 2).reshape(groups * group, panels * columns)
+        return np.array(plain[:k, :n], dtype=dtype, order="C")
+
+    def __getitem__(self, index) -> np.ndarray:
+        return np.asarray(self)[index]
+
+    def copy(self) -> np.ndarray:
+        """The plain matrix, as a new array."""
+        return np.asarray(self)
+
+    def __deepcopy__(self, memo) -> PackedMatrix:
+        return PackedMatrix(np.asarray(self), self.kind)
+
+    def __reduce__(self):
+        return PackedMatrix, (np.asarray(self),)  # unpickled on another machine, it takes that machine's layout
+
+    def pad(self, array: np.ndarray) -> np.ndarray:
+        """An array (N,) with zeros for the columns that fill up the last panel."""
+        out = aligned((self.columns,), array.dtype)
+        out[: array.size], out[array.size :] = array, 0
+        return out
+
+    def column_sums(self) -> np.ndarray:
+        """int32 (N,): what a zero point of 1 would add to each column of a product."""
+        return np.asarray(self).sum(axis=0, dtype=np.int32)
+
+
+def aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
+    """An uninitialised C-ordered array that begins at a cache line."""
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    buffer = np.empty(size + ALIGNMENT, np.uint8)
+    start = -buffer.__array_interface__["data"][0] % ALIGNMENT
+    return buffer[start : start + size].view(dtype).reshape(shape)
+
+
+def _up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple

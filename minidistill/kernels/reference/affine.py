@@ -1,0 +1,202 @@
+"""Affine quantization: floats to 8-bit integers, back, and from int32 sums to 8 bits.
+
+Legend: M samples, N outputs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+# inf and NaN pass without a warning, as they do in compiled code; training looks for them in the loss.
+_silent = np.errstate(all="ignore")
+
+
+@_silent
+def quantize(x: np.ndarray, scale: np.ndarray | float, zero_point: np.ndarray | int, low: int, high: int) -> np.ndarray:
+    """Map floats to 8-bit integers: `q = clip(rint(x / scale) + zero_point, low, high)`.
+
+    All in float32. A division, because multiplying by a rounded reciprocal lands on the other side of some
+    ties. `rint` rounds half to even. The zero point is added after rounding, so 0.0 always maps to it
+    exactly. The clamp comes before the cast, since casting 300.0 to uint8 is undefined. (Jacob et al. 2018,
+    "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", section
+    2.1.)
+
+    Parameters
+    ----------
+    x : ndarray of float32, any shape
+    scale : float32, or ndarray of float32 of shape (N,)
+        Positive. With shape (N,), one per entry of x's last axis.
+    zero_point : int, or ndarray of int of shape (N,)
+    low, high : int
+        The integers to use, both ends included: within [0, 255] or within [-128, 127].
+
+    Returns
+    -------
+    ndarray of x's shape, uint8 if low >= 0, else int8
+
+    Raises
+    ------
+    ValueError
+        If x holds a NaN. Infinities are clamped like every other large number.
+    """
+    x, scale, zero_point = (np.asarray(a, dtype=np.float32) for a in (x, scale, zero_point))
+    q = np.rint(x / scale) + zero_point
+    if np.isnan(q).any():
+        raise nan_error(x)
+    return np.asarray(np.clip(q, low, high)).astype(np.uint8 if low >= 0 else np.int8)
+
+
+def nan_error(x: np.ndarray) -> ValueError:
+    """The error that `quantize`, here and in the fast twins, raises for NaN."""
+    return ValueError(
+        f"quantize() got x of shape {x.shape} with {int(np.isnan(x).sum())} NaN in it.\n"
+        "Every value must be a number (and every scale positive): no integer stands for NaN.\n"
+        "Find where the NaN came from, or replace it first: np.nan_to_num(x)."
+    )
+
+
+def dequantize(q: np.ndarray, scale: np.ndarray | float, zero_point: np.ndarray | int) -> np.ndarray:
+    """Map integers back to the floats they stand for: `(float32(q) - zero_point) * scale`.
+
+    Parameters
+    ----------
+    q : ndarray of int, any shape
+    scale, zero_point
+        As in `quantize`.
+
+    Returns
+    -------
+    ndarray of float32 of q's shape
+    """
+    q, scale, zero_point = (np.asarray(a, dtype=np.float32) for a in (q, scale, zero_point))
+    return np.asarray((q - zero_point) * scale)
+
+
+def requantize(sums: np.ndarray, multiplier: np.ndarray, zero_point: int, low: int) -> np.ndarray:
+    """Map int32 sums to the uint8 of the next layer: `q = clip(rint(float32(sum) * M) + Z, low, 255)`.
+
+    The one rounding of the engine, with a product for the division: M is `(S_x * S_w) / S_y`, computed once in float32.
+    (Jacob et al. 2018, equation 5.)
+
+    Parameters
+    ----------
+    sums : ndarray of int32, shape (M, N)
+    multiplier : ndarray of float32, shape (N,)
+        M, positive.
+    zero_point : int
+        Z of the output.
+    low : int
+        The smallest integer to use. The zero point here is a relu: what is below it stands for a negative number.
+
+    Returns
+    -------
+    ndarray of uint8, shape (M, N)
+    """
+    q = np.rint(sums.astype(np.float32) * multiplier) + np.float32(zero_point)
+    return np.clip(q, low, 255).astype(np.uint8)
+
+
+def requantize_integer(
+    sums: np.ndarray, multiplier: np.ndarray, shift: np.ndarray, zero_point: int, low: int
+) -> np.ndarray:
+    """`requantize` without a float: for processors that have none. M is `multiplier * 2**-31 * 2**-shift`.
+
+    Two roundings: the high half of the doubled 64-bit product, to nearest with ties up, then a division by `2**shift`, to
+    nearest with ties away from zero. (Jacob et al. 2018, section 2.2 and appendix B; gemmlowp's
+    SaturatingRoundingDoublingHighMul and RoundingDivideByPOT, doc/quantization_example.cc.) The result may therefore differ
+    by one step from `requantize`, near ties.
+
+    Parameters
+    ----------
+    sums : ndarray of int32, shape (M, N)
+    multiplier : ndarray of int32, shape (N,)
+        In [2**30, 2**31): the fraction [0.5, 1) in units of 2**-31.
+    shift : ndarray of int32, shape (N,)
+        In [-31, 31]. Negative, for M of 1 and more, it shifts the sum left first, saturating.
+    zero_point, low : int
+        As in `requantize`.
+
+    Returns
+    -------
+    ndarray of uint8, shape (M, N)
+    """
+    left, right = np.maximum(-shift, 0).astype(np.int64), np.maximum(shift, 0).astype(np.int64)
+    wide = np.clip(sums.astype(np.int64) << left, -(2**31), 2**31 - 1) * multiplier.astype(np.int64)
+    nudge = np.where(wide >= 0, 2**30, 1 - 2**30)
+    high = _truncating_shift(wide + nudge, 31)
+    mask = (np.int64(1) << right) - 1
+    rest = high & mask
+    q = (high >> right) + (rest > (mask >> 1) + (high < 0))
+    return np.clip(q + zero_point, low, 255).astype(np.uint8)
+
+
+@_silent
+def quantize_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Quantize each row to uint8 with a scale of its own, from its smallest to its largest number, 0 included.
+
+    Parameters
+    ----------
+    x : ndarray of float32, shape (M, K)
+        Finite.
+
+    Returns
+    -------
+    q : ndarray of uint8, shape (M, K)
+    scale : ndarray of float32, shape (M,)
+        A row of zeros has scale 1.
+    zero_point : ndarray of int32, shape (M,)
+    """
+    low = np.minimum(x.min(axis=1, initial=0), np.float32(0))
+    high = np.maximum(x.max(axis=1, initial=0), np.float32(0))
+    scale = high / np.float32(255) - low / np.float32(255)  # one by one: the difference may overflow
+    smallest = np.finfo(np.float32).tiny
+    scale = np.where(low == high, np.float32(1), np.maximum(scale, smallest)).astype(np.float32)
+    zero_point = np.clip(np.rint(-low / scale), 0, 255).astype(np.float32)
+    q = np.clip(np.rint(x / scale[:, None]) + zero_point[:, None], 0, 255).astype(np.uint8)
+    return q, scale, zero_point.astype(np.int32)
+
+
+@_silent
+def dequantize_sums(
+    sums: np.ndarray, row_scale: np.ndarray, row_zero: np.ndarray, column_sums: np.ndarray, scale: np.ndarray
+) -> np.ndarray:
+    """Floats from the int32 sums of inputs that `quantize_rows` made: `float32(sum - z_m * c_n) * (s_m * s_n)`.
+
+    Parameters
+    ----------
+    sums : ndarray of int32, shape (M, N)
+        `sum_k q[m, k] * weight[k, n]`.
+    row_scale, row_zero : ndarray of float32 and of int32, shape (M,)
+    column_sums : ndarray of int32, shape (N,)
+        `weight.sum(axis=0)`.
+    scale : ndarray of float32, shape (N,)
+        Of the weight.
+
+    Returns
+    -------
+    ndarray of float32, shape (M, N)
+    """
+    corrected = sums.astype(np.int64) - row_zero[:, None].astype(np.int64) * column_sums
+    return corrected.astype(np.float32) * (row_scale[:, None] * scale)
+
+
+def lookup_rows(table: np.ndarray, scale: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Rows of an int8 table as floats: `float32(table[id]) * scale[id]`.
+
+    Parameters
+    ----------
+    table : ndarray of int8, shape (R, D)
+    scale : ndarray of float32, shape (R,)
+    ids : ndarray of int, shape (S,)
+        In [0, R).
+
+    Returns
+    -------
+    ndarray of float32, shape (S, D)
+    """
+    return table[ids].astype(np.float32) * scale[ids][:, None]
+
+
+def _truncating_shift(x: np.ndarray, bits: int) -> np.ndarray:
+    """Division by 2**bits towards zero, as C's, which gemmlowp is written in; `>>` rounds down."""
+    return np.where(x >= 0, x >> bits, -((-x) >> bits))

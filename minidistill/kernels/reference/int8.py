@@ -1,0 +1,88 @@
+"""Integer products.
+
+Legend: M samples, K inputs, N outputs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .affine import quantize, requantize
+
+
+def int8_matmul(x: np.ndarray, weight: np.ndarray, zero_point: int) -> np.ndarray:
+    """Multiply 8-bit matrices exactly: `sum_k (x[m, k] - zero_point) * weight[k, n]`.
+
+    Parameters
+    ----------
+    x : ndarray of uint8, shape (M, K)
+    weight : ndarray of int8 or PackedMatrix, shape (K, N)
+        Its own zero point is 0 (symmetric).
+    zero_point : int
+        Of x.
+
+    Returns
+    -------
+    ndarray of int32, shape (M, N)
+        Exact as long as the true value fits: with weights in [-127, 127], for every K up to 66 311.
+    """
+    return ((x.astype(np.int64) - zero_point) @ np.asarray(weight).astype(np.int64)).astype(np.int32)
+
+
+def int8_sums(x: np.ndarray, weight: np.ndarray, init: np.ndarray) -> np.ndarray:
+    """The sums of an integer layer: `init[n] + sum_k x[m, k] * weight[k, n]`.
+
+    Parameters
+    ----------
+    x : ndarray of uint8, shape (M, K)
+    weight : ndarray of int8 or PackedMatrix, shape (K, N)
+    init : ndarray of int32, shape (N,)
+        Where the sums begin: `bias - zero_point * weight.sum(axis=0)`, by which they are those of `x - zero_point`.
+
+    Returns
+    -------
+    ndarray of int32, shape (M, N)
+    """
+    sums = x.astype(np.int64) @ np.asarray(weight).astype(np.int64)
+    return (sums + init[: sums.shape[1]]).astype(np.int32)
+
+
+def int8_dense(
+    x: np.ndarray,
+    weight: np.ndarray,
+    init: np.ndarray,
+    scale: np.ndarray,
+    source: tuple | None = None,
+    target: tuple | None = None,
+) -> np.ndarray:
+    """A whole integer layer: quantize what is float, sum, and give floats or the uint8 of the next layer.
+
+    Parameters
+    ----------
+    x : ndarray, shape (M, K)
+        uint8; or float32, if ``source`` says how to quantize it.
+    weight : ndarray of int8 or PackedMatrix, shape (K, N)
+    init : ndarray of int32, shape (N,)
+        As in `int8_sums`.
+    scale : ndarray of float32, shape (N,)
+        What one unit of a sum is worth: S_x * S_w in floats, (S_x * S_w) / S_y in steps of the output. ``init`` and
+        ``scale`` may be longer, as `PackedMatrix.pad` makes them.
+    source : (float scale, int zero_point), optional
+        Of x.
+    target : (int zero_point, int low), optional
+        Of the output, and the smallest integer to use: the zero point, for a relu.
+
+    Returns
+    -------
+    ndarray, shape (M, N)
+        float32, or uint8 if there is a ``target``.
+
+    Raises
+    ------
+    ValueError
+        If x is float and holds a NaN.
+    """
+    q = x if source is None else quantize(x, *source, 0, 255)
+    sums = int8_sums(q, weight, init)
+    scale = scale[: sums.shape[1]]
+    return sums.astype(np.float32) * scale if target is None else requantize(sums, scale, *target)

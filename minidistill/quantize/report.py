@@ -1,0 +1,134 @@
+"""Which layer does quantization hurt? A report, layer by layer, of a float model against its integer twin.
+
+Read ``post_training.py`` before this file.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..explain import Table
+from ..kernels import dequantize
+from ..nn import watch
+from ..nn.forward_only import replaceable
+from ..tensor import as_tensor
+from ..training import predict
+from .layers import QuantizedDense
+
+
+class LayerError(NamedTuple):
+    """One line of an `ErrorReport`.
+
+    Attributes
+    ----------
+    path : str
+    alone_db : float
+        Signal to quantization noise of this layer alone: the twin's layer gets the inputs of the float model.
+    so_far_db : float
+        The same with the inputs that the twin really has: the errors of all layers so far.
+    max_error : float
+        Largest absolute error of this layer alone.
+    saturated : float
+        Fraction of its inputs outside the range of its scale, and so cut off. 0 for layers without a fixed scale.
+    """
+
+    path: str
+    alone_db: float
+    so_far_db: float
+    max_error: float
+    saturated: float
+
+
+class ErrorReport(list):
+    """The `LayerError` of every quantized layer, in the order of computation; prints as a table."""
+
+    @property
+    def worst(self):
+        """The layer with the lowest signal-to-noise ratio of its own: where more bits would help first."""
+        return min(self, key=lambda error: error.alone_db)
+
+    def __str__(self):
+        lines = [f"{'layer':<16} {'alone':>9} {'so far':>9} {'max error':>11} {'saturated':>10}"]
+        lines += [
+            f"{e.path:<16} {e.alone_db:>6.1f} dB {e.so_far_db:>6.1f} dB {e.max_error:>11.3g} {e.saturated:>10.2%}"
+            + ("   <- worst" if e is self.worst and len(self) > 1 else "")
+            for e in self
+        ]
+        return str(Table("\n".join(lines)))
+
+    __repr__ = __str__
+
+
+def error_report(model, quantized, data, batch_size=256):
+    """Compare each quantized layer with the float layer that it was made from.
+
+    Parameters
+    ----------
+    model : Module
+        Float.
+    quantized : Module
+        What `post_training` made of it.
+    data : ndarray, tuple of ndarrays, or Dataset
+        Inputs; they need no labels.
+    batch_size : int
+
+    Returns
+    -------
+    ErrorReport
+
+    Raises
+    ------
+    ValueError
+        If no Dense layer of the model is quantized in the other.
+    """
+    twins = {path: twin for path, twin in quantized.named_modules() if path in replaceable(model)}
+    pairs = {path: twin for path, twin in twins.items() if type(twin) is not type(model.get(path))}
+    if not pairs:
+        raise ValueError(
+            "error_report found no Dense layer that is quantized in the other model.\nIt compares layers of the same path.\n"
+            "Pass the float model first, then what quantize.post_training made of it."
+        )
+    floats, integers = _record(model, pairs, data, batch_size), _record(quantized, pairs, data, batch_size)
+    report = ErrorReport()
+    for path, (inputs, outputs) in floats.items():
+        alone = pairs[path](inputs).numpy()
+        saturated = _saturated(pairs[path], inputs)
+        so_far = signal_to_noise(outputs, integers[path][1])
+        report.append(
+            LayerError(path, signal_to_noise(outputs, alone), so_far, float(np.abs(alone - outputs).max()), saturated)
+        )
+    return report
+
+
+def signal_to_noise(exact, approximate):
+    """10 log10(sum exact² / sum (exact - approximate)²) in dB: 6 dB are one bit. inf if they are equal."""
+    exact, approximate = np.asarray(exact, np.float64), np.asarray(approximate, np.float64)
+    noise = np.square(exact - approximate).sum()
+    signal = np.square(exact).sum()
+    return float("inf") if noise == 0 else float(10 * np.log10(max(signal, np.finfo(np.float64).tiny) / noise))
+
+
+def _record(model, paths, data, batch_size):
+    """{path: (inputs, outputs)} of these layers over all of the data, in the order of computation."""
+    names, seen = {id(model.get(path)): path for path in paths}, {}
+
+    def note(module, inputs, output):
+        if id(module) in names:
+            rows = seen.setdefault(names[id(module)], ([], []))
+            for kept, value in zip(rows, (inputs[0], output)):
+                kept.append(as_tensor(value).numpy().reshape(-1, np.shape(value)[-1]))
+        return output
+
+    with watch(note):
+        predict(model, data, batch_size)
+    return {path: tuple(np.concatenate(rows) for rows in pair) for path, pair in seen.items()}
+
+
+def _saturated(layer, inputs):
+    if not isinstance(layer, QuantizedDense):
+        return 0.0
+    ends = dequantize(np.array([0, 255], np.uint8), layer.input_scale[0], int(layer.input_zero_point[0]))
+    step = layer.input_scale[0] / 2
+    return float(np.mean((inputs < ends[0] - step) | (inputs > ends[1] + step)))
