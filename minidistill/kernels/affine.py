@@ -7,68 +7,101 @@ from __future__ import annotations
 
 import numpy as np
 
-from minidistill.kernels._jit import exact_kernel, kernel_input
+from minidistill.kernels._jit import exact_kernel, flat_view, kernel_input
+from minidistill.kernels.intrinsics import round_16
+from minidistill.kernels.pool import split
 from minidistill.kernels.reference import nan_error
 
 _FLOAT32 = np.dtype(np.float32)
+_WORTH_SPLITTING = 100_000  # numbers, some 20 microseconds for one thread
 
 
-def quantize(x: np.ndarray, scale: np.ndarray | float, zero_point: np.ndarray | int, low: int, high: int) -> np.ndarray:
-    """As `reference.quantize`, in one pass: no array of quotients, and NaN is looked for in the same loop."""
+def quantize(
+    x: np.ndarray,
+    scale: np.ndarray | float,
+    zero_point: np.ndarray | int,
+    low: int,
+    high: int,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """As `reference.quantize`, in one pass: no array of quotients, and NaN is looked for in the same loop. With one scale for
+    all, 16 numbers at a time, on all threads."""
     x = kernel_input(x, _FLOAT32)
-    q = np.empty(x.shape, dtype=np.uint8 if low >= 0 else np.int8)
+    q = np.empty(x.shape, dtype=np.uint8 if low >= 0 else np.int8) if out is None else out
     scales, zeros = _per_channel(scale, zero_point)
-    table = _table_shape(x, scales)
-    found_nan = _quantize_rows(
-        x.reshape(table), scales, zeros, np.float32(low), np.float32(high), q.reshape(table), 0, table[0]
-    )
-    if found_nan:
+    bounds, found_nan = (np.float32(low), np.float32(high)), []
+    if scales.size == 1:
+        _split_flat(_quantize_flat, (x.reshape(-1), flat_view(q)), (scales[0], zeros[0], *bounds), found_nan)
+    else:
+        table = (x.size // scales.size, scales.size)
+        found_nan.append(_quantize_rows(x.reshape(table), scales, zeros, *bounds, flat_view(q).reshape(table)))
+    if any(found_nan):
         raise nan_error(x)
     return q
 
 
 @exact_kernel
-def _quantize_rows(x, scales, zeros, low, high, out, lo, hi):
-    found_nan = False
-    if scales.size == 1:
-        scale = scales[0]  # held in a register: a load per entry is saved
-        zero = zeros[0]
-        for i in range(lo, hi):
-            for j in range(x.shape[1]):
-                q = np.rint(x[i, j] / scale) + zero
-                found_nan |= np.isnan(q)
-                out[i, j] = min(max(q, low), high)
-    else:
-        for i in range(lo, hi):
-            for j in range(x.shape[1]):
-                q = np.rint(x[i, j] / scales[j]) + zeros[j]
-                found_nan |= np.isnan(q)
-                out[i, j] = min(max(q, low), high)
+def _quantize_flat(x, out, scale, zero, low, high):
+    found_nan, x_at, out_at = False, x.ctypes.data, out.ctypes.data
+    for i in range(0, x.size - 15, 16):
+        found_nan |= round_16(x_at + i * 4, scale, zero, low, high, out, out_at + i)
+    for i in range(x.size // 16 * 16, x.size):
+        q = np.rint(x[i] / scale) + zero
+        found_nan |= np.isnan(q)
+        out[i] = min(max(q, low), high)
     return found_nan
 
 
-def dequantize(q: np.ndarray, scale: np.ndarray | float, zero_point: np.ndarray | int) -> np.ndarray:
-    """As `reference.dequantize`, in one pass: no array of float32(q), none of differences."""
+@exact_kernel
+def _quantize_rows(x, scales, zeros, low, high, out):
+    found_nan = False
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            q = np.rint(x[i, j] / scales[j]) + zeros[j]
+            found_nan |= np.isnan(q)
+            out[i, j] = min(max(q, low), high)
+    return found_nan
+
+
+def dequantize(
+    q: np.ndarray, scale: np.ndarray | float, zero_point: np.ndarray | int, out: np.ndarray | None = None
+) -> np.ndarray:
+    """As `reference.dequantize`, in one pass: no array of float32(q), none of differences. With one scale, on all threads."""
     q = kernel_input(q)
-    out = np.empty(q.shape, dtype=np.float32)
+    out = np.empty(q.shape, dtype=np.float32) if out is None else out
     scales, zeros = _per_channel(scale, zero_point)
-    table = _table_shape(q, scales)
-    _dequantize_rows(q.reshape(table), scales, zeros, out.reshape(table), 0, table[0])
+    if scales.size == 1:
+        _split_flat(_dequantize_flat, (q.reshape(-1), flat_view(out)), (scales[0], zeros[0]), [])
+    else:
+        table = (q.size // scales.size, scales.size)
+        _dequantize_rows(q.reshape(table), scales, zeros, flat_view(out).reshape(table))
     return out
 
 
 @exact_kernel
-def _dequantize_rows(q, scales, zeros, out, lo, hi):
-    if scales.size == 1:
-        scale = scales[0]
-        zero = zeros[0]
-        for i in range(lo, hi):
-            for j in range(q.shape[1]):
-                out[i, j] = (np.float32(q[i, j]) - zero) * scale
+def _dequantize_flat(q, out, scale, zero):
+    for i in range(q.size):
+        out[i] = (np.float32(q[i]) - zero) * scale
+
+
+@exact_kernel
+def _dequantize_rows(q, scales, zeros, out):
+    for i in range(q.shape[0]):
+        for j in range(q.shape[1]):
+            out[i, j] = (np.float32(q[i, j]) - zeros[j]) * scales[j]
+
+
+def _split_flat(kernel, arrays, scalars, results):
+    """Run a kernel over flat arrays, in parts on several threads if they are long; what it returns goes to ``results``."""
+
+    def part(lo, hi):
+        results.append(kernel(*(array[lo:hi] for array in arrays), *scalars))
+
+    size = arrays[0].size
+    if size < _WORTH_SPLITTING:
+        results.append(kernel(*arrays, *scalars))
     else:
-        for i in range(lo, hi):
-            for j in range(q.shape[1]):
-                out[i, j] = (np.float32(q[i, j]) - zeros[j]) * scales[j]
+        split(part, (), size)
 
 
 def _per_channel(scale, zero_point) -> tuple[np.ndarray, np.ndarray]:
@@ -79,11 +112,6 @@ def _per_channel(scale, zero_point) -> tuple[np.ndarray, np.ndarray]:
         channels = max(scales.size, zeros.size)
         scales, zeros = np.broadcast_to(scales, channels), np.broadcast_to(zeros, channels)
     return kernel_input(scales), kernel_input(zeros)
-
-
-def _table_shape(x: np.ndarray, scales: np.ndarray) -> tuple[int, int]:
-    """The 2-D shape to run over: one row per N channels, or one long row if all entries share a scale."""
-    return (1, x.size) if scales.size == 1 else (x.size // scales.size, scales.size)
 
 
 def requantize(sums: np.ndarray, multiplier: np.ndarray, zero_point: int, low: int) -> np.ndarray:

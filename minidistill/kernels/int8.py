@@ -49,7 +49,11 @@ _FEW = {
     "avx2": 2,
 }  # a smaller tile, for what is left over and for small batches
 # Products (M * K * N) from which a second thread pays: about 60 microseconds of one. Measured by perf/int8.py.
-_WORTH_SPLITTING = {"amx": 60_000_000, "avx512_vnni": 12_000_000, "avx_vnni": 6_000_000, "avx2": 4_000_000}
+_WORTH_SPLITTING = {"amx": 30_000_000, "avx512_vnni": 6_000_000, "avx_vnni": 3_000_000, "avx2": 2_000_000}
+_COST_OF_A_SUM = 96  # products: what it takes to start and store one
+_FEW_PANELS = 4  # for so few, rows are not worth copying into tiles
+_WORTH_SHARING = 1_200_000  # bytes of weights: more than half of a usual second-level cache. Two threads use two caches
+_MANY_ROWS = 64  # from there rows are split, below it columns
 _ALIGN_FROM = 16_384  # numbers of the output; below, a store that straddles two cache lines costs less than aligning
 
 
@@ -97,11 +101,15 @@ def _run(result, x, weight, init, scale, source, zero_point, low):
     in_scale, in_zero = source or _NO_SOURCE
     kernel = _block_kernel(kind, result, source is not None)
     arguments = (x, weight.data, init, scale, float(in_scale), float(in_zero), float(zero_point), float(low), out)
-    if size * k < _WORTH_SPLITTING[kind]:
-        found_nan = kernel(*arguments, 0, rows)
+    panels = weight.data.shape[0]
+    if size * (k + _COST_OF_A_SUM) < _WORTH_SPLITTING[kind] and k * n < _WORTH_SHARING:
+        found_nan = kernel(*arguments, 0, rows, 0, panels)
+    elif rows >= _MANY_ROWS:
+        found_nan = []
+        split(_some_rows, (kernel, found_nan, arguments, panels), rows)
     else:
         found_nan = []
-        split(_note_nan, (kernel, found_nan, arguments), rows)
+        split(_some_panels, (kernel, found_nan, arguments, rows), panels)
     if found_nan:
         raise nan_error(x)
     return out
@@ -110,9 +118,15 @@ def _run(result, x, weight, init, scale, source, zero_point, low):
 _NO_SOURCE = 1.0, 0
 
 
-def _note_nan(kernel, found_nan, arguments, lo, hi):
-    if kernel(*arguments, lo, hi):
-        found_nan.append((lo, hi))
+def _some_rows(kernel, found_nan, arguments, panels, lo, hi):
+    if kernel(*arguments, lo, hi, 0, panels):
+        found_nan.append(lo)
+
+
+def _some_panels(kernel, found_nan, arguments, rows, lo, hi):
+    """A part of the columns: each thread reads its own part of the weight, which then stays in its own cache."""
+    if kernel(*arguments, 0, rows, lo, hi):
+        found_nan.append(lo)
 
 
 def _run_plain(result, x, weight, init, scale, source, zero_point, low):
@@ -130,16 +144,14 @@ def _block_kernel(kind, result, floats):
     """
     amx, block, few = kind == "amx", _ROWS[kind], _FEW[kind]
     columns, group, _ = LAYOUTS[kind]
-    dot = DOT_KINDS.index(
-        "avx512_vnni" if amx else kind
-    )  # AMX works on 16 rows or more: a few rows are left to vectors
+    dot = DOT_KINDS.index("avx512_vnni" if amx else kind)  # AMX works on 16 rows: fewer are left to vectors
     out_bytes = 1 if result == BYTES else 4
 
     @exact_kernel
-    def rows_kernel(x, weight, init, scale, in_scale, in_zero, zero_point, low, out, lo, hi):
+    def rows_kernel(x, weight, init, scale, in_scale, in_zero, zero_point, low, out, lo, hi, first, last):
         in_scale, in_zero = np.float32(in_scale), np.float32(in_zero)
         zero_point, low, found_nan = np.float32(zero_point), np.float32(low), False
-        n_out, panels, steps = out.shape[1], weight.shape[0], weight.shape[1]
+        n_out, steps = out.shape[1], weight.shape[1]
         lines = np.empty((block, steps * group), LINE_TYPES[dot])
         tiles = np.empty(steps * 4 * block + 64 if amx else 0, np.uint8)
         sums, tail = np.empty((block, columns), np.int32), np.empty(columns, out.dtype)
@@ -148,35 +160,36 @@ def _block_kernel(kind, result, floats):
             tiles_on()
         for i in range(lo, hi, block):
             count = min(block, hi - i)
-            tall, direct = amx and count > few, 0
+            tall, row_step, block_step, inputs_at = amx and count > few, 64, 2048, tiles_at
             if floats:
                 found_nan |= _round_rows(x, i, count, in_scale, in_zero, lines)
+                if tall:
+                    _to_tiles(line_at, lines.shape[1], 0, count, steps // 16, tiles_at)
+            elif tall:  # blocks of 64 go beyond the end of a row, where weights are 0, but not beyond that of x
+                x_at, inside = x.ctypes.data + i * x.shape[1], (x.size - lines.shape[1]) // x.shape[1] + 1 - i
+                if last - first <= _FEW_PANELS and inside >= block:
+                    row_step, block_step, inputs_at = x.shape[1], 64, x_at
+                else:
+                    inside = min(count, max(0, inside))
+                    _to_tiles(x_at, x.shape[1], 0, inside, steps // 16, tiles_at)
+                    _copy_rows(x, i, inside, count, lines)
+                    _to_tiles(line_at, lines.shape[1], inside, count, steps // 16, tiles_at)
             else:
-                if tall:  # whole blocks of 64 are read from x, beyond a row's end, but never beyond the end of x
-                    direct = min(count, max(0, (x.size - lines.shape[1]) // x.shape[1] + 1 - i))
-                    _to_tiles(x.ctypes.data + i * x.shape[1], x.shape[1], 0, direct, steps // 16, tiles_at)
-                _copy_rows(x, i, direct, count, lines)
-            if tall:
-                _to_tiles(line_at, lines.shape[1], direct, count, steps // 16, tiles_at)
-            for p in range(panels):
+                _copy_rows(x, i, 0, count, lines)
+            for p in range(first, last):
                 n = p * columns
-                w_at, init_at, scale_at = (
-                    weight.ctypes.data + p * weight.strides[0],
-                    init.ctypes.data + n * 4,
-                    scale.ctypes.data + n * 4,
-                )
+                w_at = weight.ctypes.data + p * weight.strides[0]
+                init_at, scale_at = init.ctypes.data + n * 4, scale.ctypes.data + n * 4
                 out_at = out.ctypes.data + (i * n_out + n) * out_bytes
                 whole = n + columns <= n_out
-                direct = (
-                    result == SUMS and whole and count == block
-                )  # the only case in which a tile may be stored as it is
+                direct = result == SUMS and whole and count == block  # then a tile may be stored as it is
                 to, stride = (out_at, n_out * 4) if direct else (sums_at, columns * 4)
                 if count == 1:
                     dot_tile(dot, 1, line_at, w_at, steps, init_at, to, stride)
                 elif count <= few:
                     dot_tile(dot, few, line_at, w_at, steps, init_at, to, stride)
                 elif tall:
-                    amx_tile(tiles_at, w_at, steps // 16, init_at, to, stride, count > 16)
+                    amx_tile(inputs_at, row_step, block_step, w_at, steps // 16, init_at, to, stride, count > 16)
                 else:
                     dot_tile(dot, block, line_at, w_at, steps, init_at, to, stride)
                 if not direct:

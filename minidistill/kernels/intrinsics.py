@@ -211,16 +211,17 @@ def tiles_off(typingctx):
 
 
 @intrinsic
-def amx_tile(typingctx, tiles, weight, blocks, init, out, stride, both):
+def amx_tile(typingctx, inputs, row_step, block_step, weight, blocks, init, out, stride, both):
     """32 x 32 sums, from ``init`` on, over ``blocks`` of 64 k: four tile registers of sums, two of inputs, two of weights.
+    Steps are in bytes: from a row of the inputs to the next, and from a block to the next.
 
     Four blocks are loaded for four products, where one product alone would need two: that is the point of 32 x 32. The
-    sums begin as 16 copies of a row of ``init``: a tile is loaded with a stride of 0. Without ``both``, only the upper 16
-    rows are computed and stored.
+    sums begin as 16 copies of a row of ``init``: a tile is loaded with a stride of 0. Without ``both``, only the
+    upper 16 rows are computed and stored.
     """
 
     def generate(context, builder, signature, arguments):
-        tiles, weight, blocks, init, out, stride, both = arguments
+        inputs, row_step, block_step, weight, blocks, init, out, stride, both = arguments
 
         def tile(instruction, number, address, step):
             step = step if isinstance(step, ir.Value) else ir.Constant(_I64, step)
@@ -231,18 +232,18 @@ def amx_tile(typingctx, tiles, weight, blocks, init, out, stride, both):
             _call(builder, "llvm.x86.tdpbusd", _VOID, [ir.Constant(_I8, t) for t in (sums, inputs, weights)])
 
         def compute(halves):
-            for number in range(2 * halves):  # 0 and 1: upper rows, left and right columns; 2 and 3: lower rows
+            for number in range(2 * halves):  # 0 and 1: left and right columns of the upper rows; 2 and 3: of the lower
                 tile("loadd", number, _plus(builder, init, number % 2 * 64), 0)
             with cgutils.for_range(builder, blocks) as loop:
-                a = _plus(builder, tiles, builder.mul(loop.index, ir.Constant(_I64, 2048)))
                 w = _plus(builder, weight, builder.mul(loop.index, ir.Constant(_I64, 2048)))
+                a = _plus(builder, inputs, builder.mul(loop.index, block_step))
                 tile("loadd", 6, w, 128)
-                tile("loadd", 4, a, 64)
+                tile("loadd", 4, a, row_step)
                 multiply(0, 4, 6)
                 tile("loadd", 7, _plus(builder, w, 64), 128)
                 multiply(1, 4, 7)
                 if halves == 2:
-                    tile("loadd", 5, _plus(builder, a, 1024), 64)
+                    tile("loadd", 5, _plus(builder, a, builder.mul(row_step, ir.Constant(_I64, 16))), row_step)
                     multiply(2, 5, 6)
                     multiply(3, 5, 7)
             for number in range(2 * halves):
@@ -256,4 +257,4 @@ def amx_tile(typingctx, tiles, weight, blocks, init, out, stride, both):
                 compute(1)
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 6, types.boolean), generate
+    return types.void(*[types.intp] * 8, types.boolean), generate

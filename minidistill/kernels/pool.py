@@ -20,7 +20,10 @@ import threading
 from contextlib import contextmanager
 from queue import SimpleQueue
 
+import numpy as np
 from threadpoolctl import ThreadpoolController, threadpool_limits
+
+from minidistill.kernels.spin import watch
 
 LONG_ENOUGH = 100e-6  # seconds of work for one thread from which `split` pays; callers count it in rows
 
@@ -30,12 +33,18 @@ class _Worker:
 
     def __init__(self):
         self.wake, self.finished = threading.Lock(), SimpleQueue()
+        self.counters, self.starts, self.ends = (
+            np.zeros(16, np.int64),
+            0,
+            0,
+        )  # of calls begun, and ended: hints for `watch`
         self.wake.acquire()
         self.call, self.error, self.done = None, None, True
         threading.Thread(target=self._serve, name="minidistill", daemon=True).start()
 
     def _serve(self):
         while True:
+            watch(self.counters, 0, self.ends)
             self.wake.acquire()
             if self.call is None:
                 return
@@ -47,14 +56,20 @@ class _Worker:
             self.call = function = arguments = None  # a worker that sleeps keeps no array alive
             self.done = True
             self.finished.put(None)
+            self.ends += 1
+            self.counters[8] = self.ends  # on a cache line of its own
 
     def start(self, function, arguments):
         self.call, self.done = (function, arguments), False
         self.wake.release()
+        self.starts += 1
+        self.counters[0] = self.starts
 
     def wait(self):
         """The errors of the call, after its end. An interrupt (Ctrl-C) is one of them: it does not end the waiting."""
         errors = []
+        if not self.done:
+            watch(self.counters, 8, self.starts - 1)
         while (
             not self.done
         ):  # so asked, it does not matter whether an interrupt comes before a message is taken or after
@@ -69,6 +84,7 @@ class _Worker:
 
     def stop(self):
         self.wake.release()
+        self.counters[0] = -1
 
 
 class _Pool:

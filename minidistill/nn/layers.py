@@ -321,8 +321,13 @@ class Sequential(Module):
         return inputs[0]
 
     def work_per_row(self):
-        work = [layer.work_per_row() for layer in self.layers]
-        return None if None in work else tuple(map(sum, zip(*work, (0, 0))))
+        total = in_blas = 0
+        for layer in self.layers:
+            work = layer.work_per_row()
+            if work is None:
+                return None
+            total, in_blas = total + work[0], in_blas + work[1]
+        return total, in_blas
 
     def __len__(self):
         return len(self.layers)

@@ -20,7 +20,6 @@ from ..tensor import as_tensor, record
 from .affine import WEIGHT_MAX, bias_room, fixed_point, weight_scales
 from .integers import QuantizedTensor, floats_arrived
 
-_FASTER = 8  # an integer product against one of BLAS, for `work_per_row`; perf/int8.py measures 3 to 12
 _FLOAT32 = np.dtype(np.float32)
 
 
@@ -159,9 +158,6 @@ class QuantizedDense(ForwardOnly):
         """The int32 accumulators (N, M), bias included, for float inputs (N, K)."""
         ready = self._ready or self._prepare()
         return int8_sums(quantize(x, *ready.source, 0, 255), self.weight, ready.init)[:, : self.out_features]
-
-    def work_per_row(self):
-        return self.in_features * self.out_features // _FASTER, 0
 
     def derived(self):
         return [] if self._ready is None else self._ready.arrays

@@ -12,7 +12,14 @@ _silent = np.errstate(all="ignore")
 
 
 @_silent
-def quantize(x: np.ndarray, scale: np.ndarray | float, zero_point: np.ndarray | int, low: int, high: int) -> np.ndarray:
+def quantize(
+    x: np.ndarray,
+    scale: np.ndarray | float,
+    zero_point: np.ndarray | int,
+    low: int,
+    high: int,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
     """Map floats to 8-bit integers: `q = clip(rint(x / scale) + zero_point, low, high)`.
 
     All in float32. A division, because multiplying by a rounded reciprocal lands on the other side of some
@@ -29,6 +36,8 @@ def quantize(x: np.ndarray, scale: np.ndarray | float, zero_point: np.ndarray | 
     zero_point : int, or ndarray of int of shape (N,)
     low, high : int
         The integers to use, both ends included: within [0, 255] or within [-128, 127].
+    out : ndarray of x's shape, uint8 if low >= 0, else int8, optional
+        Where to write them: C-contiguous.
 
     Returns
     -------
@@ -43,7 +52,9 @@ def quantize(x: np.ndarray, scale: np.ndarray | float, zero_point: np.ndarray | 
     q = np.rint(x / scale) + zero_point
     if np.isnan(q).any():
         raise nan_error(x)
-    return np.asarray(np.clip(q, low, high)).astype(np.uint8 if low >= 0 else np.int8)
+    out = np.empty(x.shape, np.uint8 if low >= 0 else np.int8) if out is None else out
+    out[...] = np.clip(q, low, high)
+    return out
 
 
 def nan_error(x: np.ndarray) -> ValueError:
@@ -55,7 +66,9 @@ def nan_error(x: np.ndarray) -> ValueError:
     )
 
 
-def dequantize(q: np.ndarray, scale: np.ndarray | float, zero_point: np.ndarray | int) -> np.ndarray:
+def dequantize(
+    q: np.ndarray, scale: np.ndarray | float, zero_point: np.ndarray | int, out: np.ndarray | None = None
+) -> np.ndarray:
     """Map integers back to the floats they stand for: `(float32(q) - zero_point) * scale`.
 
     Parameters
@@ -63,13 +76,17 @@ def dequantize(q: np.ndarray, scale: np.ndarray | float, zero_point: np.ndarray 
     q : ndarray of int, any shape
     scale, zero_point
         As in `quantize`.
+    out : ndarray of float32 of q's shape, optional
+        Where to write them: C-contiguous.
 
     Returns
     -------
     ndarray of float32 of q's shape
     """
+    out = np.empty(np.shape(q), np.float32) if out is None else out
     q, scale, zero_point = (np.asarray(a, dtype=np.float32) for a in (q, scale, zero_point))
-    return np.asarray((q - zero_point) * scale)
+    out[...] = (q - zero_point) * scale
+    return out
 
 
 def requantize(sums: np.ndarray, multiplier: np.ndarray, zero_point: int, low: int) -> np.ndarray:
