@@ -277,7 +277,8 @@ def record(op, data, inputs, vjp, saves=None):
 
 def _version_of_view(data, inputs):
     """The Version of the input whose memory this array looks at, if it has one: a view shares the fate of its memory."""
-    return next((x._version for x in inputs if memory_of(x._data) is memory_of(data)), None)
+    versions = (x._version for x in inputs if x._version is not None and memory_of(x._data) is memory_of(data))
+    return next(versions, None)
 
 
 def gradients(output, upstream):

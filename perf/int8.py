@@ -1,65 +1,157 @@
-"""int8: the model that `quantize.post_training` makes, and its bare product, against float32 and onnxruntime's int8.
+"""int8: the bare product, whole static models, their bytes, and the rounding, against NumPy, onnxruntime and float32.
 
-No targets yet. The engine's integer kernel is a plain loop, exact and slow; this table says by how much.
+Everything that is timed was compared first: products and models of ours with ``==``, those of onnxruntime with at most one
+step of the output's scale between them. Targets are those of the issue; the grid's are for its mean and its worst cell.
 """
+
+import os
+import subprocess
+import sys
 
 import numpy as np
 
 import minidistill as md
-from minidistill import quantize
+from minidistill import ledger, quantize
 from minidistill.bench import BATCHES, mlp
-from minidistill.kernels import int8_matmul
+from minidistill.kernels import cpu, dequantize, int8_sums
+from minidistill.kernels import quantize as to_integers
+from minidistill.kernels.packing import PackedMatrix
 from perf import peers
-from perf.harness import OURS, measure, peer, report, threads
+from perf.harness import OURS, measure, report, threads
 
-WIDTHS = (784, 300, 100, 10)
-
-
-def onnx_product(weight, zero_point):
-    """x -> MatMulInteger(x, weight) as an onnxruntime session's call; weights are part of the model, as in ours."""
-    onnx = peer("onnx")
-    if not onnx or not peer("onnxruntime"):
-        return None
-    helper, arrays, kind = onnx.helper, onnx.numpy_helper, onnx.TensorProto
-    node = helper.make_node("MatMulInteger", ["x", "w", "zero"], ["y"])
-    weights = [arrays.from_array(weight, "w"), arrays.from_array(np.array(zero_point, np.uint8), "zero")]
-    graph = helper.make_graph(
-        [node], "product", [helper.make_tensor_value_info("x", kind.UINT8, [None, len(weight)])],
-        [helper.make_tensor_value_info("y", kind.INT32, [None, weight.shape[1]])], weights,
-    )  # fmt: skip
-    opset = [helper.make_opsetid("", 17)]
-    session = peers.session(helper.make_model(graph, opset_imports=opset, ir_version=8), 2)
-    return lambda x: session.run(None, {"x": x})[0]
+WIDTHS = ((64, 256, 256, 10), (784, 300, 100, 10), (784, 1200, 1200, 10))
+GRID = [(m, k, n) for m in (1, 8, 32, 256, 1024) for k in (64, 256, 784, 1024) for n in (64, 256, 784, 1024)]
+MILLIONS = 16
+HASWELL = {
+    "NUMBA_CPU_NAME": "haswell",
+    "NUMBA_CPU_FEATURES": "+sse4.2,+avx,+avx2,+fma,+bmi,+bmi2,+f16c,+popcnt,+movbe",
+    "OPENBLAS_CORETYPE": "Haswell",
+}
 
 
-def product_sides(batch):
+def product_sides(m, k, n, floats=False):
+    """Ours, with the weight packed and the zero point folded in beforehand, as onnxruntime does when it loads a model."""
     rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (batch, WIDTHS[0])).astype(np.uint8)
-    weight = rng.integers(-127, 128, WIDTHS[:2]).astype(np.int8)
-    floats = x.astype(np.float32) - 7, weight.astype(np.float32)
-    theirs = onnx_product(weight, 7)
-    sides = {
-        OURS: lambda: int8_matmul(x, weight, 7),
-        "float32 BLAS": lambda: floats[0] @ floats[1],
-        "onnxruntime int8": (lambda: theirs(x)) if theirs else None,
-    }
-    for side in sides.values():
-        if side:
-            np.testing.assert_array_equal(side(), sides[OURS]())  # sums below 2**24: exact in float32 too
+    x, weight = rng.integers(0, 256, (m, k)).astype(np.uint8), rng.integers(-127, 128, (k, n)).astype(np.int8)
+    packed = PackedMatrix(weight)
+    init = packed.pad(-7 * packed.column_sums())
+    sides = {OURS: lambda: int8_sums(x, packed, init)}
+    if floats:
+        a, b = x.astype(np.float32) - 7, weight.astype(np.float32)
+        sides["float32 BLAS"] = lambda: a @ b
+        np.testing.assert_allclose(a @ b, sides[OURS](), rtol=1e-3, atol=64)
+    else:
+        theirs = peers.onnx_product(weight, 7, 2)
+        sides["onnxruntime"] = (lambda: theirs(x)) if theirs else None
+        if theirs:
+            np.testing.assert_array_equal(theirs(x), sides[OURS]())
     return sides
 
 
-def main():
+def model_sides(model, int8, x):
+    sessions = {form: peers.onnx_int8_session(int8, form, 2) for form in ("QOperator", "QDQ")}
+    ours = md.predict(int8, x)
+    step = 0.01 * np.abs(ours).max()  # a hidden unit next to a tie may be a step of uint8 apart
+    sides = {OURS: lambda: md.predict(int8, x), "float32, ours": lambda: md.predict(model, x)}
+    for form, session in sessions.items():
+        sides[f"onnxruntime {form}"] = (lambda s=session: s.run(None, {"x": x})[0]) if session else None
+        if session:
+            np.testing.assert_allclose(session.run(None, {"x": x})[0], ours, atol=step)
+    return sides
+
+
+def rounding_sides():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(MILLIONS, 10**6)).astype(np.float32)
+    scale, zero = np.float32(0.02), 120
+    q, q_out, x_out = to_integers(x, scale, zero, 0, 255), np.empty(x.shape, np.uint8), np.empty_like(x)
+    by_numpy = {
+        "quantize": lambda: np.clip(np.rint(x / scale) + np.float32(zero), 0, 255).astype(np.uint8),
+        "dequantize": lambda: (q.astype(np.float32) - np.float32(zero)) * scale,
+    }
+    np.testing.assert_array_equal(by_numpy["quantize"](), q)
+    np.testing.assert_array_equal(by_numpy["dequantize"](), dequantize(q, scale, zero))
+    copy = {"NumPy": lambda: np.copyto(x_out, x)}
+    yield (
+        f"quantize, {MILLIONS} million",
+        {OURS: lambda: to_integers(x, scale, zero, 0, 255), "NumPy": by_numpy["quantize"]},
+        10,
+    )
+    yield (
+        f"dequantize, {MILLIONS} million",
+        {OURS: lambda: dequantize(q, scale, zero), "NumPy": by_numpy["dequantize"]},
+        3,
+    )
+    yield "quantize into out, against a copy", {OURS: lambda: to_integers(x, scale, zero, 0, 255, q_out), **copy}, 1
+    yield "dequantize into out, against a copy", {OURS: lambda: dequantize(q, scale, zero, x_out), **copy}, 1
+
+
+def grid():
+    """The 80 products, against onnxruntime."""
     rows = []
-    model = mlp(WIDTHS)
-    data = np.random.default_rng(0).random((512, WIDTHS[0]), dtype=np.float32)
-    int8 = quantize.post_training(model, calibration=data)
-    np.testing.assert_allclose(md.predict(int8, data), md.predict(model, data), atol=0.2)
+    for m, k, n in GRID:
+        rows.append(measure(f"{m} x {k} x {n}", product_sides(m, k, n), seconds=0.05))
+    return rows
+
+
+def models():
+    rows, sizes = [], []
+    for widths in WIDTHS:
+        name, model = "-".join(map(str, widths)), mlp(widths)
+        data = np.random.default_rng(0).random((512, widths[0]), dtype=np.float32)
+        int8 = quantize.post_training(model, calibration=data)
+        with quantize.integers_only():
+            md.predict(int8, data)
+        for batch in BATCHES:
+            target = {"float32, ours": 3} if batch == 256 and widths == WIDTHS[-1] else {}
+            rows.append(measure(f"{name}, batch {batch}", model_sides(model, int8, data[:batch]), target, seconds=0.1))
+        on_disk = ledger.file_bytes(int8) / ledger.file_bytes(model)
+        in_memory = ledger.memory_bytes(int8) / ledger.memory_bytes(model)
+        sizes.append(f"{name}: {on_disk:.3f} of the float32 file, {in_memory:.3f} of its memory [0.27 for the widest]")
+    return rows, sizes
+
+
+def haswell():
+    """The same engine in a process that may use AVX2 and no more, on both sides."""
+    environment = {**os.environ, **HASWELL}
+    done = subprocess.run([sys.executable, "-m", "perf.int8_haswell"], env=environment, capture_output=True, text=True)
+    return done.stdout or done.stderr
+
+
+def mean_line(what, rows, name, target):
+    ratios = [row["ratios"][name][0] for row in rows if name in row["ratios"]]
+    if not ratios:
+        return f"{what}: {name} is not installed"
+    worst = rows[int(np.argmin(ratios))]["case"]
+    mean = np.exp(np.mean(np.log(ratios)))
+    return f"{what}, {name}: geometric mean {mean:.2f}x [{target}], worst {min(ratios):.2f}x ({worst}), {len(ratios)} cells"
+
+
+def faster_form(rows):
+    """onnxruntime's two forms as one peer: the faster, row by row."""
+    for row in rows:
+        forms = [name for name in row["ratios"] if name.startswith("onnxruntime")]
+        if forms:
+            row["ratios"]["onnxruntime, the faster"] = min((row["ratios"][name] for name in forms), key=lambda r: r[0])
+    return rows
+
+
+def main():
     with threads(2):
-        for batch in BATCHES:
-            rows.append(measure(f"784 x 300 product, batch {batch}", product_sides(batch), seconds=0.05))
-        for batch in BATCHES:
-            x = data[:batch]
-            sides = {OURS: lambda x=x: md.predict(int8, x), "float32": lambda x=x: md.predict(model, x)}
-            rows.append(measure(f"784-300-100-10, batch {batch}", sides, seconds=0.05))
-    return report("int8", "int8", rows)
+        shapes = (((256, 1024, 1024), 3.5), ((1, 1024, 1024), 2))
+        rows = [measure(f"{m} x {k} x {n}", product_sides(m, k, n, floats=True), {"float32 BLAS": target})
+                for (m, k, n), target in shapes]  # fmt: skip
+        cells = grid()
+        model_rows, sizes = models()
+        rounding = [measure(case, sides, {"NumPy": target}) for case, sides, target in rounding_sides()]
+    faster_form(model_rows)
+    lines = [
+        f"kind of instruction: {cpu.kinds()[0]}",
+        report("int8", "int8", [*rows, *model_rows, *rounding]),
+        report("int8_grid", "M x K x N", cells),
+        mean_line("products", cells, "onnxruntime", "1.2, no cell under 0.8"),
+        mean_line("models", model_rows, "onnxruntime, the faster", "1.2, no cell under 0.9"),
+        *sizes,
+        haswell(),
+    ]
+    return "\n".join(lines)

@@ -140,8 +140,84 @@ def onnx_session(model, threads):
             current = f"h{i}"
     inputs = [helper.make_tensor_value_info("x", kind, [None, model.layers[0].in_features])]
     outputs = [helper.make_tensor_value_info(current, kind, [None, model.layers[-1].out_features])]
-    graph = helper.make_graph(nodes, "mlp", inputs, outputs, weights)
-    return session(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), threads)
+    return session(_onnx_model(nodes, inputs, outputs, weights), threads)
+
+
+def onnx_product(weight, zero_point, threads):
+    """x -> MatMulInteger(x, weight) as a call of a session; the weight is part of the model, as it is packed in ours."""
+    onnx = peer("onnx")
+    if not onnx or not peer("onnxruntime"):
+        return None
+    helper, arrays, kind = onnx.helper, onnx.numpy_helper, onnx.TensorProto
+    node = helper.make_node("MatMulInteger", ["x", "w", "zero"], ["y"])
+    weights = [arrays.from_array(weight, "w"), arrays.from_array(np.array(zero_point, np.uint8), "zero")]
+    inputs = [helper.make_tensor_value_info("x", kind.UINT8, [None, len(weight)])]
+    outputs = [helper.make_tensor_value_info("y", kind.INT32, [None, weight.shape[1]])]
+    run = session(_onnx_model([node], inputs, outputs, weights), threads).run
+    return lambda x: run(None, {"x": x})[0]
+
+
+def onnx_int8_session(model, form, threads):
+    """A static integer model of ours, with its weights, scales and zero points, as a session with one input, "x".
+
+    ``form`` is "QOperator" (QuantizeLinear, then QGemm with relu in its clamp) or "QDQ" (Gemm between QuantizeLinear and
+    DequantizeLinear, which the runtime fuses): the two that its own static quantizer writes.
+    """
+    onnx = peer("onnx")
+    if not onnx or not peer("onnxruntime"):
+        return None
+    helper, arrays, kind = onnx.helper, onnx.numpy_helper, onnx.TensorProto
+    weights, nodes = [], []
+
+    def constant(name, value):
+        weights.append(arrays.from_array(np.asarray(value), name))
+        return name
+
+    def node(operation, inputs, output, **options):
+        nodes.append(helper.make_node(operation, inputs, [output], **options))
+        return output
+
+    def scale_of(name, scale, zero_point):
+        return [constant(f"{name}_scale", scale[0]), constant(f"{name}_zero", zero_point[0])]
+
+    current, layers = "x", model.layers
+    for i, layer in enumerate(layers):
+        last = i == len(layers) - 1
+        if i == 0:
+            scale = scale_of("x", layer.input_scale, layer.input_zero_point)
+            current = node("QuantizeLinear", [current, *scale], "q0")
+        weight = constant(f"w{i}", np.asarray(layer.weight))
+        w_scale = [constant(f"ws{i}", layer.weight_scale), constant(f"wz{i}", np.zeros(layer.out_features, np.int8))]
+        bias, after = constant(f"b{i}", layer.bias), None
+        if not last:
+            after = scale_of(f"h{i}", layer.output_scale, layer.output_zero_point)
+        if form == "QOperator":
+            inputs = [current, *scale, weight, *w_scale, bias, *(after or [])]
+            current = node("QGemm", inputs, f"q{i + 1}", domain="com.microsoft")
+        else:
+            b_scale = [
+                constant(f"bs{i}", layer.sum_scale()),
+                constant(f"bz{i}", np.zeros(layer.out_features, np.int32)),
+            ]
+            floats = [
+                node("DequantizeLinear", [current, *scale], f"xf{i}"),
+                node("DequantizeLinear", [weight, *w_scale], f"wf{i}", axis=1),
+                node("DequantizeLinear", [bias, *b_scale], f"bf{i}", axis=0),
+            ]
+            current = node("Gemm", floats, f"z{i}")
+            if not last:
+                current = node("QuantizeLinear", [node("Relu", [current], f"r{i}"), *after], f"q{i + 1}")
+        scale = after
+    inputs = [helper.make_tensor_value_info("x", kind.FLOAT, [None, layers[0].in_features])]
+    outputs = [helper.make_tensor_value_info(current, kind.FLOAT, [None, layers[-1].out_features])]
+    return session(_onnx_model(nodes, inputs, outputs, weights), threads)
+
+
+def _onnx_model(nodes, inputs, outputs, weights):
+    helper = peer("onnx").helper
+    graph = helper.make_graph(nodes, "model", inputs, outputs, weights)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
 def session(onnx_model, threads):

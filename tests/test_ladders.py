@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from kernel_checks import jit_only
 
-from perf.ladders import adam, distillation, matmul, scatter_add
+from minidistill.kernels.cpu import kinds
+from perf.harness import threads
+from perf.ladders import adam, distillation, int8, matmul, scatter_add
 from perf.ladders.ladder import check
 
 
@@ -31,6 +33,16 @@ def test_adam_steps(sizes):
 @pytest.mark.parametrize("popular", [False, True])
 def test_scattered_sums(popular):
     check(scatter_add.RUNGS, scatter_add.inputs(50, popular), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (13, 66, 33), (40, 600, 5)]
+)  # beyond tiles, panels and exact float32 sums
+def test_integer_products(shape):
+    with threads(2):
+        rungs = int8.rungs(*int8.inputs(shape))
+        assert len(rungs) == 5 + len(kinds())
+        check(rungs, (), rtol=0, atol=0)
 
 
 def test_a_rung_that_is_wrong_is_named():

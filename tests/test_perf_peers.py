@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import pytest
 
-from minidistill import Tensor, kernels
+from minidistill import Tensor, kernels, quantize
 from minidistill.bench import mlp
 from minidistill.kernels import reference
 from perf import embedding, harness, int8, losses, peers, prediction, sparse, training_step
@@ -36,7 +36,7 @@ def installed():
 @pytest.fixture
 def no_peers(monkeypatch):
     """As on a machine without any."""
-    for name in ("peers", "prediction", "embedding", "losses", "int8", "sparse"):
+    for name in ("peers", "prediction", "embedding", "losses", "sparse"):
         monkeypatch.setattr(importlib.import_module(f"perf.{name}"), "peer", lambda name: None)
     monkeypatch.setattr(harness, "peer", lambda name: None)
 
@@ -99,7 +99,25 @@ def test_a_peers_losses_and_gradients_are_ours(installed):
 
 def test_onnxruntimes_integer_product_is_ours(installed):
     installed("onnx", "onnxruntime")
-    assert int8.product_sides(2)["onnxruntime int8"] is not None  # building the sides compares them
+    assert int8.product_sides(3, 20, 10)["onnxruntime"] is not None  # building the sides compares them
+
+
+@pytest.mark.parametrize("form", ["QOperator", "QDQ"])
+def test_onnxruntimes_integer_model_is_ours_and_another_scale_is_noticed(installed, form):
+    installed("onnx", "onnxruntime")
+    model, x = mlp((20, 15, 12, 5)), np.random.default_rng(0).random((40, 20), dtype=np.float32)
+    small = quantize.post_training(model, calibration=x)
+    assert int8.model_sides(model, small, x)[f"onnxruntime {form}"] is not None
+    build = peers.onnx_int8_session
+
+    def wrong(model, *arguments):
+        other = model.copy()
+        other.layers[1].weight_scale *= np.float32(1.2)
+        return build(other, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(AssertionError, match="Not equal to tolerance"):
+        patch.setattr(peers, "onnx_int8_session", wrong)
+        int8.model_sides(model, small, x)
 
 
 def test_scipys_sparse_prediction_is_ours(installed):
@@ -118,7 +136,7 @@ def test_without_a_peer_there_is_no_side():
     assert peers.torch_step(model, x, peers.torch_kd_loss(*kd)) is None
     assert peers.jax_step(model, x, peers.jax_cross_entropy(y)) is None
     assert peers.jax_step(model, x, peers.jax_kd_loss(*kd)) is None
-    assert int8.onnx_product(np.zeros((2, 2), np.int8), 0) is None and sparse.scipy_predict(model) is None
+    assert peers.onnx_product(np.zeros((2, 2), np.int8), 0, 1) is None and sparse.scipy_predict(model) is None
 
 
 @pytest.mark.usefixtures("no_peers")
@@ -137,6 +155,10 @@ def test_a_subject_runs_without_peers(subject, monkeypatch, tmp_path):
     monkeypatch.setattr(training_step, "MODELS", (SIZES,))
     monkeypatch.setattr(embedding, "USERS", 100)
     monkeypatch.setattr(embedding, "ITEMS", 50)
+    monkeypatch.setattr(int8, "GRID", [(3, 20, 10)])
+    monkeypatch.setattr(int8, "WIDTHS", ((20, 15, 12, 5),))
+    monkeypatch.setattr(int8, "MILLIONS", 1)
+    monkeypatch.setattr(int8, "haswell", lambda: "another process")
     text = module.main()
     assert rows and all(row["case"] in text and harness.OURS in row["seconds"] for row in rows)
     assert ("not installed" in text) == any(row["missing"] for row in rows)

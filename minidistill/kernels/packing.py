@@ -54,7 +54,7 @@ class PackedMatrix:
     ----------
     matrix : ndarray of int8, shape (K, N)
     kind : str, optional
-        One of `kinds()`; by default the best.
+        One of `kinds()`; by default the best, unless it would fill up a small matrix with many zeros.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ class PackedMatrix:
                 f"PackedMatrix got kind={kind!r}.\nThis processor, as Numba compiles for it, runs: {', '.join(kinds())}.\n"
                 "Leave it out for the best."
             )
-        self.kind, self.shape = kind or kinds()[0], matrix.shape
+        self.kind, self.shape = kind or _fitting(*matrix.shape), matrix.shape
         self[...] = matrix
 
     @property
@@ -84,15 +84,15 @@ class PackedMatrix:
         return self.data.nbytes
 
     def __setitem__(self, everything, matrix: np.ndarray):
-        columns, group, depth = self.layout
-        filled = np.zeros((_up(self.shape[0], depth), _up(self.shape[1], columns)), np.int8)
+        columns, group, _ = self.layout
+        filled = np.zeros(_filled_up(*self.shape, self.layout), np.int8)
         filled[: self.shape[0], : self.shape[1]] = matrix
+        panels, groups = filled.shape[1] // columns, filled.shape[0] // group
         if self.kind != "plain":
-            panels, groups = filled.shape[1] // columns, filled.shape[0] // group
             filled = filled.reshape(groups, group, panels, columns).transpose(2, 0, 3, 1)
         self.data = aligned(filled.shape, np.int8)
         self.data[...] = filled
-        self.columns = _up(self.shape[1], columns)
+        self.columns = panels * columns
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         k, n = self.shape
@@ -135,5 +135,14 @@ def aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
     return buffer[start : start + size].view(dtype).reshape(shape)
 
 
-def _up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
+def _filled_up(k: int, n: int, layout: Layout) -> tuple[int, int]:
+    """The shape with the zeros that a layout adds."""
+    return -(-k // layout.depth) * layout.depth, -(-n // layout.columns) * layout.columns
+
+
+def _fitting(k: int, n: int) -> str:
+    """The best kind that adds no more zeros than a quarter, or else the one that adds the fewest."""
+    sizes = {kind: math.prod(_filled_up(k, n, LAYOUTS[kind])) for kind in kinds()}
+    if len(sizes) > 1:
+        sizes.pop("plain")
+    return next((kind for kind, size in sizes.items() if size <= 1.25 * k * n), min(sizes, key=sizes.get))

@@ -6,9 +6,9 @@ Every rung is compared with the first before it is timed. Start with ``matmul.py
 
 from importlib import import_module
 
-LADDERS = ("matmul", "distillation", "adam", "scatter_add")
+LADDERS = ("matmul", "distillation", "adam", "scatter_add", "int8")
 
 
 def main():
-    """The tables of all four."""
+    """The tables of all of them."""
     return "\n\n".join(import_module(f"perf.ladders.{name}").main() for name in LADDERS)
