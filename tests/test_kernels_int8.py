@@ -256,8 +256,19 @@ def test_rows_have_scales_of_their_own():
     assert q.tolist() == [[0, 0, 0], [0, 100, 255], [128, 255, 64], [0, 127, 255]]
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("k", [3, 16, 37])
+def test_a_row_without_a_range_is_refused(bad, k):
+    for position in (0, k - 1, 2 * k - 1):
+        x = np.ones((2, k), np.float32)
+        x.flat[position] = bad
+        for module in (kernels, reference):
+            with pytest.raises(ValueError, match=r"with 1 NaN or infinity in it"):
+                module.quantize_rows(x)
+
+
 @seeded
-@given(m=st.integers(0, 6), k=st.integers(1, 20), n=st.integers(1, 20), size=st.sampled_from([1e-38, 1, 1e38]),
+@given(m=st.integers(0, 6), k=st.integers(1, 40), n=st.integers(1, 20), size=st.sampled_from([1e-38, 1, 1e38]),
        seed=st.integers(0, 999))  # fmt: skip
 def test_rows_and_tables_agree_with_their_references(m, k, n, size, seed):
     rng = np.random.default_rng(seed)

@@ -10,9 +10,10 @@ import time
 
 import numpy as np
 import pytest
+from kernel_checks import jit_only
 
 import minidistill as md
-from minidistill.kernels import pool
+from minidistill.kernels import pool, spin
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +56,36 @@ def test_an_error_in_any_range_is_raised_after_all_have_ended(failing):
     rows = []
     pool.split(lambda lo, hi: rows.append((lo, hi)), (), 3)  # and the pool still works
     assert sorted(rows) == [(0, 1), (1, 2), (2, 3)]
+
+
+@pytest.mark.parametrize("looks", [0, 1, spin.LOOKS])
+def test_watching_is_a_hint_and_nothing_depends_on_it(looks, monkeypatch):
+    """Threads that find nothing go to sleep on their locks, whenever that is."""
+    monkeypatch.setattr(spin, "LOOKS", looks)
+    monkeypatch.setattr(spin, "LET_GO", looks)
+    md.set_threads(1)
+    md.set_threads(3)
+    for pause in (0, 0.001, 0):
+        rows = []
+        for _ in range(50):
+            pool.split(lambda rows, lo, hi: rows.append((lo, hi)), (rows,), 3)
+        assert sorted(rows) == [(0, 1)] * 50 + [(1, 2)] * 50 + [(2, 3)] * 50
+        time.sleep(pause)
+
+
+@jit_only
+def test_watching_ends_with_the_news_or_after_a_while():
+    counters = np.zeros(1, np.int64)
+    began = time.perf_counter()
+    spin.watch(counters, 0, known=0)
+    alone = time.perf_counter() - began
+    threading.Timer(0.05, lambda: counters.__setitem__(0, 1)).start()
+    before = time.process_time()
+    while counters[0] == 0:
+        spin.watch(counters, 0, known=0)
+    began = time.perf_counter()
+    spin.watch(counters, 0, known=0)  # news already: no more than the moment in which locks are given back
+    assert time.process_time() - before > 0 and alone < 0.1 and time.perf_counter() - began < 0.05
 
 
 def test_an_interrupt_while_waiting_is_raised_after_the_workers_have_ended():
@@ -173,7 +204,7 @@ def test_a_forked_child_has_a_pool_of_its_own():
 import os, threading, warnings
 warnings.simplefilter("ignore")
 import numpy as np, minidistill as md
-from minidistill.kernels import pool
+from minidistill.kernels import pool, spin
 md.set_threads(2)
 pool.split(lambda lo, hi: None, (), 2)
 held = threading.Event()

@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from minidistill.kernels._jit import exact_kernel, flat_view, kernel_input
-from minidistill.kernels.intrinsics import round_16
+from minidistill.kernels.intrinsics import round_16, widen_16
 from minidistill.kernels.pool import split
-from minidistill.kernels.reference import nan_error
+from minidistill.kernels.reference import nan_error, range_error
 
 _FLOAT32 = np.dtype(np.float32)
 _WORTH_SPLITTING = 100_000  # numbers, some 20 microseconds for one thread
@@ -26,7 +26,7 @@ def quantize(
 ) -> np.ndarray:
     """As `reference.quantize`, in one pass: no array of quotients, and NaN is looked for in the same loop. With one scale for
     all, 16 numbers at a time, on all threads."""
-    x = kernel_input(x, _FLOAT32)
+    x = kernel_input(np.asarray(x), _FLOAT32)
     q = np.empty(x.shape, dtype=np.uint8 if low >= 0 else np.int8) if out is None else out
     scales, zeros = _per_channel(scale, zero_point)
     bounds, found_nan = (np.float32(low), np.float32(high)), []
@@ -67,7 +67,7 @@ def dequantize(
     q: np.ndarray, scale: np.ndarray | float, zero_point: np.ndarray | int, out: np.ndarray | None = None
 ) -> np.ndarray:
     """As `reference.dequantize`, in one pass: no array of float32(q), none of differences. With one scale, on all threads."""
-    q = kernel_input(q)
+    q = kernel_input(np.asarray(q))
     out = np.empty(q.shape, dtype=np.float32) if out is None else out
     scales, zeros = _per_channel(scale, zero_point)
     if scales.size == 1:
@@ -166,22 +166,36 @@ def quantize_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """As `reference.quantize_rows`: each row is read twice while it is in the cache, and no array of floats is made."""
     x = kernel_input(x, _FLOAT32)
     q, scale, zero_point = np.empty(x.shape, np.uint8), np.empty(len(x), np.float32), np.empty(len(x), np.int32)
-    _quantize_each_row(x, q, scale, zero_point, 0, len(x))
+    if _quantize_each_row(x, q, scale, zero_point, 0, len(x)):  # an infinity divided by its own range is NaN as well
+        raise range_error(x)
     return q, scale, zero_point
 
 
 @exact_kernel
 def _quantize_each_row(x, q, scale, zero_point, lo, hi):
-    zero, steps = np.float32(0), np.float32(255)
+    zero, steps, size = np.float32(0), np.float32(255), x.shape[1]
+    bounds, found_nan = np.empty((2, 16), np.float32), False
+    x_begin, q_begin, bounds_at = x.ctypes.data, q.ctypes.data, bounds.ctypes.data
     for i in range(lo, hi):
+        x_at, q_at = x_begin + i * size * 4, q_begin + i * size
+        bounds[:] = zero
+        for k in range(0, size - 15, 16):
+            widen_16(x_at + k * 4, bounds_at)
         low, high = zero, zero
-        for k in range(x.shape[1]):
+        for lane in range(16):
+            low, high = min(low, bounds[0, lane]), max(high, bounds[1, lane])
+        for k in range(size // 16 * 16, size):
             low, high = min(low, x[i, k]), max(high, x[i, k])
         s = np.float32(1) if low == high else max(high / steps - low / steps, np.float32(1.1754944e-38))
         z = min(max(np.rint(-low / s), zero), steps)
-        for k in range(x.shape[1]):
-            q[i, k] = min(max(np.rint(x[i, k] / s) + z, zero), steps)
+        for k in range(0, size - 15, 16):
+            found_nan |= round_16(x_at + k * 4, s, z, zero, steps, q, q_at + k)
+        for k in range(size // 16 * 16, size):
+            rounded = np.rint(x[i, k] / s) + z
+            found_nan |= np.isnan(rounded)
+            q[i, k] = min(max(rounded, zero), steps)
         scale[i], zero_point[i] = s, np.int32(z)
+    return found_nan
 
 
 def dequantize_sums(
@@ -196,10 +210,14 @@ def dequantize_sums(
 
 @exact_kernel
 def _dequantize_sums_rows(sums, row_scale, row_zero, column_sums, scale, out, lo, hi):
-    for i in range(lo, hi):
+    scaled, moved = np.empty(scale.size, np.float32), np.empty(scale.size, np.int32)
+    for i in range(lo, hi):  # two short loops of three arrays each: five in one are too many to be known apart
         s, z = row_scale[i], row_zero[i]
-        for j in range(sums.shape[1]):
-            out[i, j] = np.float32(sums[i, j] - z * column_sums[j]) * (s * scale[j])
+        for j in range(scale.size):
+            scaled[j] = s * scale[j]
+            moved[j] = z * column_sums[j]
+        for j in range(scale.size):
+            out[i, j] = np.float32(sums[i, j] - moved[j]) * scaled[j]
 
 
 def lookup_rows(table: np.ndarray, scale: np.ndarray, ids: np.ndarray) -> np.ndarray:

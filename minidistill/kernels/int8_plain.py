@@ -26,8 +26,15 @@ def plain_sums(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         return sums
     for begin in range(0, x.shape[1], BLOCK):
         part = slice(begin, begin + BLOCK)
-        sums += product(x[:, part].astype(np.float32), weight[part].astype(np.float32)).astype(np.int32)
+        _add(product(x[:, part].astype(np.float32), weight[part].astype(np.float32)), sums)
     return sums
+
+
+@exact_kernel
+def _add(part, sums):
+    for m in range(part.shape[0]):
+        for n in range(part.shape[1]):
+            sums[m, n] += np.int32(part[m, n])
 
 
 @exact_kernel

@@ -7,7 +7,7 @@ what ``builder`` is told there, in LLVM's language, becomes part of the kernel a
 - `dot_tile`: a tile of rows x columns sums stays in vector registers while k runs (three of the five kinds of ``cpu.py``);
 - `amx_tile`: the same for 32 x 32 sums in the tile registers of AMX;
 - `store_row`: a row of finished sums becomes floats or uint8 on its way to the output;
-- `round_16`: 16 floats become integers.
+- `round_16`, `widen_16`: 16 floats become integers, or widen 16 ranges.
 
 LLVM's names: ``alloca`` is a variable (which ends up in a register), ``splat`` copies a number to all lanes of a register.
 Read ``packing.py`` before this file, and the twins in ``reference/`` for what is computed. Numba does not see an edit of this
@@ -164,6 +164,21 @@ def round_16(typingctx, x, scale, zero_point, low, high, array, out):
 
     f = types.float32
     return types.boolean(types.intp, f, f, f, f, array, types.intp), generate
+
+
+@intrinsic
+def widen_16(typingctx, x, bounds):
+    """Widen 16 ranges, stored as 16 lower and 16 upper ends at ``bounds``, by 16 floats."""
+
+    def generate(context, builder, signature, arguments):
+        x, bounds = arguments
+        floats, upper = ir.VectorType(_F32, 16), _plus(builder, bounds, 64)
+        value, low, high = (_load(builder, at, floats) for at in (x, bounds, upper))
+        _store(builder, builder.select(builder.fcmp_ordered("<", value, low), value, low), bounds)
+        _store(builder, builder.select(builder.fcmp_ordered(">", value, high), value, high), upper)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), generate
 
 
 def _clamp(builder, value, low, high):

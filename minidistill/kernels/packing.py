@@ -141,8 +141,9 @@ def _filled_up(k: int, n: int, layout: Layout) -> tuple[int, int]:
 
 
 def _fitting(k: int, n: int) -> str:
-    """The best kind that adds no more zeros than a quarter, or else the one that adds the fewest."""
+    """The best kind that adds no more than half in zeros, or else the best that comes near the smallest."""
     sizes = {kind: math.prod(_filled_up(k, n, LAYOUTS[kind])) for kind in kinds()}
     if len(sizes) > 1:
         sizes.pop("plain")
-    return next((kind for kind, size in sizes.items() if size <= 1.25 * k * n), min(sizes, key=sizes.get))
+    enough = max(1.5 * k * n, 1.1 * min(sizes.values()))
+    return next(kind for kind, size in sizes.items() if size <= enough)

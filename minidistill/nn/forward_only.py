@@ -61,6 +61,8 @@ class ForwardOnly(Module):
 
     def _activated(self, x):
         z = self.compute(x)
+        if self.activation == "relu":
+            return np.maximum(z, 0, out=z)
         return z if self.activation is None else ops.ACTIVATIONS[self.activation](z)[0]
 
     def _refuse(self, g):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..kernels import dequantize, dequantize_sums, int8_sums, lookup_rows, product, quantize, quantize_rows
+from ..kernels import add_bias, dequantize, dequantize_sums, int8_sums, lookup_rows, product, quantize, quantize_rows
 from ..kernels.packing import PackedMatrix
 from ..nn.forward_only import ForwardOnly
 from ..nn.layers import check_ids
@@ -51,6 +51,11 @@ class _FloatInputDense(ForwardOnly):
                 "Make it with quantize.post_training."
             )
 
+    def _biased(self, z):
+        if self.bias is not None:
+            add_bias(z, self.bias, False)
+        return z
+
     def config(self):
         return {**super().config(), "bias": self.bias is not None}
 
@@ -83,7 +88,7 @@ class WeightOnlyDense(_FloatInputDense):
             part = slice(begin, begin + BLOCK)
             z += product(x[:, part], dequantize(self.weight[part], np.float32(1), 0))
         z *= self.weight_scale
-        return z if self.bias is None else z + self.bias
+        return self._biased(z)
 
 
 @register
@@ -112,16 +117,10 @@ class DynamicDense(_FloatInputDense):
 
     def compute(self, x):
         """(N, K) to (N, M)."""
-        x = np.asarray(x, np.float32)
-        if not np.isfinite(x.sum(dtype=np.float64)):
-            raise ValueError(
-                f"{self!r} got NaN or infinity in x of shape {x.shape}.\nA row's range has finite ends.\n"
-                "Find where it came from, or replace it first: np.nan_to_num(x)."
-            )
-        q, scale, zero_point = quantize_rows(x)
+        q, scale, zero_point = quantize_rows(np.asarray(x, np.float32))
         sums = int8_sums(q, self.weight, np.zeros(self.out_features, np.int32))
         z = dequantize_sums(sums, scale, zero_point, self.column_sums, self.weight_scale)
-        return z if self.bias is None else z + self.bias
+        return self._biased(z)
 
 
 @register

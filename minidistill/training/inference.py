@@ -48,33 +48,48 @@ def predict(model, x, batch_size=256):
     check_batch_size(batch_size)
     inputs = _checked_inputs(x)
     rows = len(inputs[0])
-    if rows == 1 and not is_watched():
+    if rows == 1 and not is_watched():  # nothing to share, and each microsecond shows
         with mode(training=False), recording(False):
             try:
                 output = model.infer(*inputs)
             except NeedsTensors:
                 output = model(*inputs)
         return _as_array(output)
-    work_per_row = None if is_watched() else model.work_per_row()
-    run = model if work_per_row is None else model.infer  # called as in training, where layers of the user's expect it
-    parts, (work, in_blas) = {}, work_per_row or (0, 0)
-    share = rows * work >= WORTH_SPLITTING and rows >= MANY_ROWS
-    with OneBlasThread() if rows * in_blas > SMALL else nullcontext():
-        if (
-            share
-        ):  # rows, not products: a thread takes its rows through all layers, and nothing is handed over in between
-            split(_predict_rows, (run, inputs, batch_size, parts), rows)
+    run, work, in_blas = _way_through(model, rows)
+    with OneBlasThread() if in_blas > SMALL else _NOTHING:
+        if work >= WORTH_SPLITTING and rows >= MANY_ROWS:
+            # Rows, not products: a thread takes its rows through all layers, and nothing is handed over in between.
+            parts = {}
+            split(_predict_part, (run, inputs, batch_size, parts), rows)
+            outputs = [output for first in sorted(parts) for output in parts[first]]
         else:
-            _predict_rows(run, inputs, batch_size, parts, 0, rows)
-    outputs = [output for first in sorted(parts) for output in parts[first]]
+            outputs = _predict_rows(run, inputs, batch_size, 0, rows)
     return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
 
 
-def _predict_rows(run, inputs, batch_size, parts, lo, hi):
-    """Outputs for the rows [lo, hi), in batches, to ``parts[lo]``. Mode and tape are set here: each thread has its own."""
+_NOTHING = nullcontext()
+
+
+def _way_through(model, rows):
+    """What to call with a batch, and how many multiplications all rows will take, in all and in BLAS.
+
+    `infer`, on plain arrays; but the call, as in training, where layers of the user's or a `watch` block expect it.
+    """
+    work = None if is_watched() else model.work_per_row()
+    return (model, 0, 0) if work is None else (model.infer, rows * work[0], rows * work[1])
+
+
+def _predict_part(run, inputs, batch_size, parts, lo, hi):
+    parts[lo] = _predict_rows(run, inputs, batch_size, lo, hi)
+
+
+def _predict_rows(run, inputs, batch_size, lo, hi):
+    """Outputs for the rows [lo, hi), a batch at a time. Mode and tape are set here: each thread has its own."""
     with mode(training=False), recording(False):
+        if lo == 0 and len(inputs[0]) == hi <= batch_size:
+            return [_as_array(run(*inputs))]
         cuts = [slice(i, min(i + batch_size, hi)) for i in range(lo, hi, batch_size)]
-        parts[lo] = [_as_array(run(*[x[cut] for x in inputs])) for cut in cuts]
+        return [_as_array(run(*[x[cut] for x in inputs])) for cut in cuts]
 
 
 def _as_array(output):

@@ -18,6 +18,7 @@ from .affine import (
     nan_error,
     quantize,
     quantize_rows,
+    range_error,
     requantize,
     requantize_integer,
 )

@@ -154,7 +154,6 @@ def quantize_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Parameters
     ----------
     x : ndarray of float32, shape (M, K)
-        Finite.
 
     Returns
     -------
@@ -162,7 +161,14 @@ def quantize_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     scale : ndarray of float32, shape (M,)
         A row of zeros has scale 1.
     zero_point : ndarray of int32, shape (M,)
+
+    Raises
+    ------
+    ValueError
+        If x holds NaN or infinity.
     """
+    if not np.isfinite(x).all():
+        raise range_error(x)
     low = np.minimum(x.min(axis=1, initial=0), np.float32(0))
     high = np.maximum(x.max(axis=1, initial=0), np.float32(0))
     scale = high / np.float32(255) - low / np.float32(255)  # one by one: the difference may overflow
@@ -171,6 +177,14 @@ def quantize_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     zero_point = np.clip(np.rint(-low / scale), 0, 255).astype(np.float32)
     q = np.clip(np.rint(x / scale[:, None]) + zero_point[:, None], 0, 255).astype(np.uint8)
     return q, scale, zero_point.astype(np.int32)
+
+
+def range_error(x: np.ndarray) -> ValueError:
+    """The error that `quantize_rows`, here and in the fast twin, raises for what is not finite."""
+    return ValueError(
+        f"quantize_rows() got x of shape {x.shape} with {int((~np.isfinite(x)).sum())} NaN or infinity in it.\n"
+        "The range of a row has finite ends.\nFind where they came from, or replace them first: np.nan_to_num(x)."
+    )
 
 
 @_silent
