@@ -207,7 +207,8 @@ def pareto(ledger, path=None):
     axes[1].errorbar([t.median * 1e6 for t in times], y, fmt="none", ecolor=GREY, lw=1.5, zorder=2,
                      xerr=1e6 * np.array([[t.median - t.low, t.high - t.median] for t in times]).T)  # fmt: skip
     axes[0].set_ylabel("test accuracy, %" if quality == "accuracy" else "test loss")
-    axes[0].margins(y=0.2)
+    room = max(0.2 * (y.max() - y.min()), 0.5 if quality == "accuracy" else 0.05 * abs(y.max()))
+    axes[0].set_ylim(y.min() - room, min(y.max() + room, 100.5) if quality == "accuracy" else y.max() + room)
     for axis, x in zip(axes, (size, np.array([t.median for t in times]) * 1e6)):
         _label_points(axis, x, y, [row["name"] for row in rows])
     return _finish(figure, path)

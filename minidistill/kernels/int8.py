@@ -36,18 +36,8 @@ from minidistill.kernels.packing import LAYOUTS, PackedMatrix, aligned
 from minidistill.kernels.pool import split
 from minidistill.kernels.reference import nan_error
 
-_ROWS = {
-    "amx": 32,
-    "avx512_vnni": 12,
-    "avx_vnni": 6,
-    "avx2": 6,
-}  # of a tile; its sums fill 24 of 32 or 12 of 16 registers
-_FEW = {
-    "amx": 4,
-    "avx512_vnni": 4,
-    "avx_vnni": 2,
-    "avx2": 2,
-}  # a smaller tile, for what is left over and for small batches
+# Rows of a tile, whose sums fill 24 of 32 registers (12 of 16, or 4 of 8 tiles); and of a smaller tile, for a few rows.
+_TILES = {"amx": (32, 4), "avx512_vnni": (12, 4), "avx_vnni": (6, 2), "avx2": (6, 2)}
 # Products (M * K * N) from which a second thread pays: about 60 microseconds of one. Measured by perf/int8.py.
 _WORTH_SPLITTING = {"amx": 30_000_000, "avx512_vnni": 6_000_000, "avx_vnni": 3_000_000, "avx2": 2_000_000}
 _COST_OF_A_SUM = 96  # products: what it takes to start and store one
@@ -85,8 +75,9 @@ def int8_dense(
     return _run(BYTES, x, weight, init, scale, source, *target)
 
 
-_NO_SCALE = np.zeros(1, np.float32)
-_RESULTS = np.dtype(np.int32), np.dtype(np.float32), np.dtype(np.uint8)
+_INT32, _FLOAT32, _UINT8 = np.dtype(np.int32), np.dtype(np.float32), np.dtype(np.uint8)
+_RESULTS = _INT32, _FLOAT32, _UINT8  # of SUMS, FLOATS and BYTES
+_NO_SCALE, _NO_SOURCE = np.zeros(1, np.float32), (1.0, 0)
 
 
 def _run(result, x, weight, init, scale, source, zero_point, low):
@@ -94,7 +85,7 @@ def _run(result, x, weight, init, scale, source, zero_point, low):
     kind, (k, n), rows = weight.kind, weight.shape, len(x)
     if kind == "plain":
         return _run_plain(result, x, weight.data, init, scale, source, zero_point, low)
-    x = kernel_input(x)
+    x = kernel_input(x, _FLOAT32 if source else _UINT8)
     init = init if init.size == weight.columns else weight.pad(init)
     size = rows * n
     out = (np.empty if size < _ALIGN_FROM else aligned)((rows, n), _RESULTS[result])
@@ -113,9 +104,6 @@ def _run(result, x, weight, init, scale, source, zero_point, low):
     if found_nan:
         raise nan_error(x)
     return out
-
-
-_NO_SOURCE = 1.0, 0
 
 
 def _some_rows(kernel, found_nan, arguments, panels, lo, hi):
@@ -142,7 +130,7 @@ def _block_kernel(kind, result, floats):
 
     Each is compiled apart, since code for instructions that a processor does not have cannot even be compiled for it.
     """
-    amx, block, few = kind == "amx", _ROWS[kind], _FEW[kind]
+    amx, (block, few) = kind == "amx", _TILES[kind]
     columns, group, _ = LAYOUTS[kind]
     dot = DOT_KINDS.index("avx512_vnni" if amx else kind)  # AMX works on 16 rows: fewer are left to vectors
     out_bytes = 1 if result == BYTES else 4

@@ -10,13 +10,13 @@ float32 BLAS.
                       which float32 holds every whole number. As good as any machine gets without 8-bit instructions. It
                       pays for converting x and the weight in every call.
 -  float32 BLAS       the yardstick: the same matrices as floats, converted outside. What int8 has to beat to be worth it.
-4. avx2               ``vpmaddwd``: 16 products of int16, added in pairs. Weights are widened to int16 on loading, which leaves
-                      room in the sums. ``vpmaddubsw`` would take bytes as they are, 32 at once, but adds two products in
-                      int16: 255 * 127 twice does not fit, and it saturates without a word.
+4. avx2               ``vpmaddwd``: 16 products of int16, added in pairs to 8 int32. Weights are widened to int16 on loading.
+                      ``vpmaddubsw`` would take 32 bytes as they are, but it adds two products in int16, where 255 * 127
+                      twice does not fit, and saturates without a word.
                       From here on there are two more ideas. A *register tile*: the sums of a few rows and two registers of
-                      columns stay in registers while k runs, so that two loads of weights serve all rows, and a sum is
-                      stored once. *Packing*: weights stand as ``[N/columns][K/group][columns][group]``, since an instruction
-                      wants neighbouring k of one column side by side, and a tile its columns: so memory is read from front to
+                      columns stay in registers while k runs, so two loads of weights serve all rows, and a sum is stored
+                      once. *Packing*: weights stand as ``[N/columns][K/group][columns][group]``, since an instruction wants
+                      neighbouring k of one column side by side, and a tile its columns: so memory is read from front to
                       back, without a gap (``kernels/packing.py``).
 5. avx_vnni           ``vpdpbusd``, 256 bits: 32 products of bytes, added four by four to 8 sums, in one instruction.
 6. avx512_vnni        the same on 512 bits, and 32 registers for 16: a tile of 12 x 32 sums.
