@@ -4,6 +4,7 @@ import numpy as np
 
 from minidistill import kernels
 from minidistill.kernels import reference
+from minidistill.kernels.packing import PackedMatrix
 from perf.harness import OURS, measure, report, threads
 
 
@@ -34,14 +35,17 @@ def cases():
     yield "erf", (f(128, 300),)
     yield "quantize", (f(128, 784), np.float32(0.01), 128, 0, 255)
     yield "dequantize", (rng.integers(0, 256, (128, 784)).astype(np.uint8), np.float32(0.01), 128)
-    yield (
-        "int8_matmul",
-        (
-            rng.integers(0, 256, (32, 784)).astype(np.uint8),
-            rng.integers(-127, 128, (784, 300)).astype(np.int8),
-            7,
-        ),
-    )
+    yield "quantize_rows", (f(128, 784),)
+    q, weight = rng.integers(0, 256, (32, 784)).astype(np.uint8), rng.integers(-127, 128, (784, 300)).astype(np.int8)
+    packed, sums = PackedMatrix(weight), rng.integers(-(2**20), 2**20, (128, 300)).astype(np.int32)
+    init, scale = packed.pad(np.zeros(300, np.int32)), packed.pad(f(300) * f(300) * 1e-3)
+    yield "int8_matmul", (q, packed, 7)
+    yield "int8_sums", (q, packed, init)
+    yield "int8_dense", (f(32, 784), packed, init, scale, (np.float32(0.01), 128), (3, 3))
+    yield "requantize", (sums, scale[:300], 3, 3)
+    yield "requantize_integer", (sums, *(np.full(300, v, np.int32) for v in (2**30, 12)), 3, 3)
+    yield "dequantize_sums", (sums, f(128), np.full(128, 7, np.int32), weight.sum(axis=0, dtype=np.int32), f(300))
+    yield "lookup_rows", (weight, f(784), rng.integers(0, 784, 1024))
     yield "csr_matmul", (f(32, 100), f(int(sparse.sum())), np.nonzero(sparse)[1].astype(np.uint16), starts)
 
 

@@ -222,6 +222,26 @@ def test_dequantize_by_hand():
     assert_same(kernels.dequantize(q, 0.5, 3), np.array([-1.5, 0.0, 126.0], np.float32))
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int32, np.int64])
+@pytest.mark.parametrize("shape", [(), (37,), (5, 40)])
+def test_dequantize_takes_integers_of_any_size(dtype, shape):
+    q = np.random.default_rng(10).integers(0, 127, shape).astype(dtype)
+    assert_same(kernels.dequantize(q, 0.5, 3), reference.dequantize(q, 0.5, 3))
+    out = np.empty(shape, np.float32)
+    assert kernels.dequantize(q, 0.5, 3, out) is out and np.array_equal(out, (q.astype(np.float32) - 3) / 2)
+
+
+def test_quantize_writes_where_it_is_told():
+    x = np.random.default_rng(11).normal(size=(300, 400)).astype(np.float32)  # long enough for threads
+    for scale in (np.float32(0.02), np.full(400, 0.02, np.float32)):
+        out = np.empty(x.shape, np.uint8)
+        assert kernels.quantize(x, scale, 100, 0, 255, out) is out
+        assert_same(out, reference.quantize(x, np.float32(0.02), 100, 0, 255))
+    if kernels.quantize is not reference.quantize:  # which takes any layout
+        with pytest.raises(ValueError, match="It must be C-contiguous"):
+            kernels.quantize(x, np.float32(0.02), 100, 0, 255, np.empty((400, 300), np.uint8).T)
+
+
 # ---- csr_matmul ----------------------------------------------------------------------------------
 
 

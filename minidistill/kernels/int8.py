@@ -52,7 +52,9 @@ def int8_matmul(x: np.ndarray, weight: np.ndarray, zero_point: int) -> np.ndarra
     sum((x - z) * w) = sum(x * w) - z * sum(w), and the second sum does not depend on x."""
     if not isinstance(weight, PackedMatrix):
         weight = PackedMatrix(weight)
-    return int8_sums(x, weight, -zero_point * weight.column_sums())
+    nothing = np.zeros(weight.columns, np.int32)
+    column_sums = int8_sums(np.ones((1, weight.shape[0]), np.uint8), weight, nothing)[0]  # sooner than unpacking
+    return int8_sums(x, weight, -zero_point * column_sums)
 
 
 def int8_sums(x: np.ndarray, weight: np.ndarray, init: np.ndarray) -> np.ndarray:
