@@ -264,10 +264,10 @@ def test_new_arrays_are_used_at_once_and_bad_ones_are_refused():
     integer.load_state_dict(other.state_dict())
     assert np.array_equal(md.predict(integer, data()), md.predict(other, data()))
     state = other.state_dict()
-    state["0.output_scale"][0] = np.nan
+    state["0.scales"][1] = np.nan
     with pytest.raises(ValueError, match="has the output scale nan"):
         integer.load_state_dict(state)
-    state["0.output_scale"][0], state["0.weight"][0, 0] = 0.1, -128
+    state["0.scales"][1], state["0.weight"][0, 0] = 0.1, -128
     with pytest.raises(ValueError, match="weights down to -128"):
         integer.load_state_dict(state)
 

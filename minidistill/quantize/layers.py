@@ -43,9 +43,11 @@ class QuantizedDense(ForwardOnly):
     weight_scale : ndarray of float32, shape (M,)
     bias : ndarray of int32, shape (M,)
         At scale ``input_scale * weight_scale``.
-    input_scale, output_scale : ndarray of float32, shape (1,)
-        The first is 0 until calibrated (using it then raises); the second is 0 where the output is float.
-    input_zero_point, output_zero_point : ndarray of uint8, shape (1,)
+    scales : ndarray of float32, shape (2,)
+        Of input and output (`input_scale`, `output_scale` look at them). The first is 0 until calibrated, and using it then
+        raises; the second is 0 where the output is float.
+    zero_points : ndarray of uint8, shape (2,)
+        Of input and output (`input_zero_point`, `output_zero_point`).
 
     Notes
     -----
@@ -59,9 +61,14 @@ class QuantizedDense(ForwardOnly):
         self.weight = PackedMatrix(np.zeros((in_features, out_features), np.int8))
         self.weight_scale = np.ones(out_features, np.float32)
         self.bias = np.zeros(out_features, np.int32)
-        self.input_scale, self.output_scale = np.zeros(1, np.float32), np.zeros(1, np.float32)
-        self.input_zero_point, self.output_zero_point = np.zeros(1, np.uint8), np.zeros(1, np.uint8)
+        self.scales, self.zero_points = np.zeros(2, np.float32), np.zeros(2, np.uint8)
         self._ready = None
+
+    # Each an array of one number that can be written to. In one array, because each array of a file takes some 400 bytes.
+    input_scale = property(lambda self: self.scales[:1])
+    output_scale = property(lambda self: self.scales[1:])
+    input_zero_point = property(lambda self: self.zero_points[:1])
+    output_zero_point = property(lambda self: self.zero_points[1:])
 
     @classmethod
     def from_dense(cls, dense, observer, per_channel=True, **options):
