@@ -88,10 +88,15 @@ def test_watching_ends_with_the_news_or_after_a_while():
     assert time.process_time() - before > 0 and alone < 0.1 and time.perf_counter() - began < 0.05
 
 
-def test_an_interrupt_while_waiting_is_raised_after_the_workers_have_ended():
-    """Ctrl-C must not hand arrays back to the caller that a worker still writes to, nor leave the pool out of step."""
+@pytest.mark.parametrize("looks", [0, 100_000_000])
+def test_an_interrupt_while_waiting_is_raised_after_the_workers_have_ended(looks, monkeypatch):
+    """Ctrl-C must not hand arrays back to the caller that a worker still writes to, nor leave the pool out of step.
+
+    It may come while the caller sleeps on a lock, and while it still watches.
+    """
     import _thread
 
+    monkeypatch.setattr(spin, "LOOKS", looks)
     md.set_threads(2)
     written = []
 

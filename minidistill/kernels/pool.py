@@ -6,8 +6,9 @@ the same instructions whoever computes it, so the bits do not depend on the numb
 
 Why not Numba's ``prange``: its OpenMP threads and those of BLAS wait for work by spinning, each on the core that the other
 needs, which made a training step nine times slower; its "workqueue" aborts the process when two Python threads enter it; and
-OpenMP kills a forked child. A worker here sleeps on a lock. That costs about 20 µs a `split` (``perf/LOG.md``), so a kernel
-asks for threads only above a size at which this is little.
+OpenMP kills a forked child. A worker here watches for work for a tenth of a millisecond (`spin.py`), then sleeps on a lock. A
+`split` costs about 7 µs if it finds the workers watching and twice that if they sleep (``perf/LOG.md``), so a kernel asks for
+threads only above a size at which this is little.
 
 Read ``_jit.py`` before this file. Given up for simplicity: no queue and no stealing. A caller who finds the pool busy
 (another Python thread uses it) runs alone, and so does a kernel that was called from inside a worker.
@@ -25,19 +26,17 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from minidistill.kernels.spin import watch
 
-LONG_ENOUGH = 100e-6  # seconds of work for one thread from which `split` pays; callers count it in rows
-
 
 class _Worker:
     """A thread that sleeps until it is given a call, makes it, and says so."""
 
     def __init__(self):
         self.wake, self.finished = threading.Lock(), SimpleQueue()
-        self.counters, self.starts, self.ends = (
-            np.zeros(16, np.int64),
+        self.starts, self.ends = (
             0,
             0,
-        )  # of calls begun, and ended: hints for `watch`
+        )  # calls begun and ended; also in memory that `watch` can see, a cache line for each
+        self.counters = np.zeros(16, np.int64)
         self.wake.acquire()
         self.call, self.error, self.done = None, None, True
         threading.Thread(target=self._serve, name="minidistill", daemon=True).start()
@@ -57,7 +56,7 @@ class _Worker:
             self.done = True
             self.finished.put(None)
             self.ends += 1
-            self.counters[8] = self.ends  # on a cache line of its own
+            self.counters[8] = self.ends
 
     def start(self, function, arguments):
         self.call, self.done = (function, arguments), False
@@ -68,12 +67,9 @@ class _Worker:
     def wait(self):
         """The errors of the call, after its end. An interrupt (Ctrl-C) is one of them: it does not end the waiting."""
         errors = []
-        if not self.done:
-            watch(self.counters, 8, self.starts - 1)
-        while (
-            not self.done
-        ):  # so asked, it does not matter whether an interrupt comes before a message is taken or after
+        while not self.done:  # so asked, an interrupt may come before a message is taken or after it
             try:
+                watch(self.counters, 8, self.starts - 1)
                 self.finished.get()
             except KeyboardInterrupt as interrupt:
                 errors.append(interrupt)
