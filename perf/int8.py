@@ -23,10 +23,13 @@ WIDTHS = ((64, 256, 256, 10), (784, 300, 100, 10), (784, 1200, 1200, 10))
 GRID = [(m, k, n) for m in (1, 8, 32, 256, 1024) for k in (64, 256, 784, 1024) for n in (64, 256, 784, 1024)]
 MILLIONS = 16
 SPIN = 0.3  # seconds that are discarded after NumPy's BLAS, whose threads still turn on the core that ours needs
-HASWELL = {
-    "NUMBA_CPU_NAME": "haswell",
-    "NUMBA_CPU_FEATURES": "+sse4.2,+avx,+avx2,+fma,+bmi,+bmi2,+f16c,+popcnt,+movbe",
-    "OPENBLAS_CORETYPE": "Haswell",
+OLDER = {  # what Numba and OpenBLAS are held to, in processes of their own
+    "AVX2": {
+        "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_FEATURES": "+sse4.2,+avx,+avx2,+fma,+bmi,+bmi2,+f16c,+popcnt,+movbe",
+        "OPENBLAS_CORETYPE": "Haswell",
+    },
+    "128 bits": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "OPENBLAS_CORETYPE": "Nehalem"},
 }
 
 
@@ -112,11 +115,14 @@ def models():
     return rows, sizes
 
 
-def haswell():
-    """The same engine in a process that may use AVX2 and no more, on both sides."""
-    environment = {**os.environ, **HASWELL}
-    done = subprocess.run([sys.executable, "-m", "perf.int8_haswell"], env=environment, capture_output=True, text=True)
-    return done.stdout or done.stderr
+def older_processors():
+    """The products on processors without 8-bit instructions: the same engine, held to fewer of this one's."""
+    tables = []
+    for name, environment in OLDER.items():
+        command = [sys.executable, "-m", "perf.int8_older", name]
+        done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
+        tables.append(done.stdout or done.stderr)
+    return "\n".join(tables)
 
 
 def mean_line(what, rows, ratio, target):
@@ -150,6 +156,6 @@ def main():
         mean_line("products", cells, faster_form, "1.2, no cell under 0.8"),
         mean_line("models", model_rows, faster_form, "1.2, no cell under 0.9"),
         *sizes,
-        haswell(),
+        older_processors(),
     ]
     return "\n".join(lines)

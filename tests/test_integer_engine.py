@@ -419,7 +419,7 @@ def test_many_python_threads_predict_at_once():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_forked_child_predicts_after_its_parent_did():
     integer = quantize.post_training(network(300, 1200, 10), calibration=data(64, 300))
     x = data(500, 300, 1)

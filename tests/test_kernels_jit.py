@@ -19,7 +19,7 @@ from minidistill.kernels import _jit, reference
 
 PACKAGE = Path(kernels.__file__).parents[1]
 FAST_MODULES = ("affine", "dense", "elementwise", "embedding", "images", "int8", "optimizer", "softmax", "sparse")
-EXACT = ("affine", "int8", "int8_plain")
+EXACT = ("affine", "int8")
 
 
 def sources(folder):
@@ -75,7 +75,7 @@ def test_jitted_functions_use_our_decorators_and_call_nothing_of_another_file(na
         "minidistill.kernels.reference",
         "minidistill.kernels.pool",
         "minidistill.kernels",
-        *(f"minidistill.kernels.{name}" for name in ("affine", "int8_plain", "intrinsics", "packing")),
+        *(f"minidistill.kernels.{name}" for name in ("intrinsics", "packing")),
     }
     assert {n.module for n in imported} <= permitted
     for function, _ in jitted:

@@ -7,10 +7,11 @@ kind          instruction           what one does
 "avx512_vnni" ``vpdpbusd`` (zmm)    64 products of uint8 and int8, added four by four to 16 int32
 "avx_vnni"    ``vpdpbusd`` (ymm)    32 products, added four by four to 8 int32
 "avx2"        ``vpmaddwd``          16 products of int16, added in pairs to 8 int32; an addition follows
-"plain"       none of these         float32 BLAS, kept exact (``int8.py``)
+"vectors"     any processor's       8 products of int16 in four lanes, in whatever instructions the compiler finds
+"plain"       none                  nothing is compiled (``NUMBA_DISABLE_JIT=1``): `reference/` runs
 ============  ====================  ======================================================================
 
-All five give the same integers. ``vpmaddubsw``, which older libraries use for 8 bits, is not among them: it adds two products
+All give the same integers. ``vpmaddubsw``, which older libraries use for 8 bits, is not among them: it adds two products
 of up to 255 * 127 in 16 bits, and saturates.
 
 Numba is asked and not the processor: ``NUMBA_CPU_FEATURES`` can forbid instructions, and code for one that is switched off
@@ -26,20 +27,20 @@ import sys
 
 from minidistill.kernels._jit import JIT_ENABLED
 
-KINDS = ("amx", "avx512_vnni", "avx_vnni", "avx2", "plain")
+KINDS = ("amx", "avx512_vnni", "avx_vnni", "avx2", "vectors")
 _NEEDS = {
     "amx": {"amx-int8", "amx-tile", "avx512vnni", "avx512bw", "avx512vl"},
     "avx512_vnni": {"avx512vnni", "avx512bw", "avx512vl"},
     "avx_vnni": {"avxvnni", "avx2"},
     "avx2": {"avx2"},
-    "plain": set(),
+    "vectors": set(),
 }
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # asm/unistd_64.h, asm/prctl.h, and the XSAVE component
 
 
 @functools.cache
 def kinds() -> tuple[str, ...]:
-    """The kinds that run here, the best first. "plain" is always the last."""
+    """The kinds that run here, the best first. "vectors" is always the last."""
     if not JIT_ENABLED:
         return ("plain",)
     features = _numba_features()

@@ -16,8 +16,6 @@ import functools
 import numpy as np
 
 from minidistill.kernels._jit import exact_kernel, kernel_input
-from minidistill.kernels.affine import quantize, requantize
-from minidistill.kernels.int8_plain import plain_sums
 from minidistill.kernels.intrinsics import (
     BYTES,
     DOT_KINDS,
@@ -37,9 +35,15 @@ from minidistill.kernels.pool import split
 from minidistill.kernels.reference import nan_error
 
 # Rows of a tile, whose sums fill 24 of 32 registers (12 of 16, or 4 of 8 tiles); and of a smaller tile, for a few rows.
-_TILES = {"amx": (32, 4), "avx512_vnni": (12, 4), "avx_vnni": (6, 2), "avx2": (6, 2)}
+_TILES = {"amx": (32, 4), "avx512_vnni": (12, 4), "avx_vnni": (6, 2), "avx2": (6, 2), "vectors": (6, 2)}
 # Products (M * K * N) from which a second thread pays: about 60 microseconds of one. Measured by perf/int8.py.
-_WORTH_SPLITTING = {"amx": 30_000_000, "avx512_vnni": 6_000_000, "avx_vnni": 3_000_000, "avx2": 2_000_000}
+_WORTH_SPLITTING = {
+    "amx": 30_000_000,
+    "avx512_vnni": 6_000_000,
+    "avx_vnni": 3_000_000,
+    "avx2": 2_000_000,
+    "vectors": 1_000_000,
+}
 _COST_OF_A_SUM = 96  # products: what it takes to start and store one
 _FEW_PANELS = 4  # for so few, rows are not worth copying into tiles
 _WORTH_SHARING = 1_200_000  # bytes of weights: more than half of a usual second-level cache. Two threads use two caches
@@ -85,8 +89,6 @@ _NO_SCALE, _NO_SOURCE = np.zeros(1, np.float32), (1.0, 0)
 def _run(result, x, weight, init, scale, source, zero_point, low):
     """Choose the kernel, give it what it needs, and share the rows if there is much to multiply."""
     kind, (k, n), rows = weight.kind, weight.shape, len(x)
-    if kind == "plain":
-        return _run_plain(result, x, weight.data, init, scale, source, zero_point, low)
     x = kernel_input(x, _FLOAT32 if source else _UINT8)
     init = init if init.size == weight.columns else weight.pad(init)
     size = rows * n
@@ -117,13 +119,6 @@ def _some_panels(kernel, found_nan, arguments, rows, lo, hi):
     """A part of the columns: each thread reads its own part of the weight, which then stays in its own cache."""
     if kernel(*arguments, 0, rows, lo, hi):
         found_nan.append(lo)
-
-
-def _run_plain(result, x, weight, init, scale, source, zero_point, low):
-    sums = plain_sums(x if source is None else quantize(x, *source, 0, 255), weight) + init
-    if result == SUMS:
-        return sums
-    return requantize(sums, scale, zero_point, low) if result == BYTES else sums.astype(np.float32) * scale
 
 
 @functools.cache

@@ -4,7 +4,7 @@ An *intrinsic* is a function that writes code instead of running: Numba calls ``
 what ``builder`` is told there, in LLVM's language, becomes part of the kernel at the place of the call. Arguments named
 ``kind``, ``rows`` and the like are constants of the kernel, known by then (`literal_value`); addresses are plain integers.
 
-- `dot_tile`: a tile of rows x columns sums stays in vector registers while k runs (three of the five kinds of ``cpu.py``);
+- `dot_tile`: a tile of rows x columns sums stays in vector registers while k runs (all kinds of ``cpu.py`` but AMX);
 - `amx_tile`: the same for 32 x 32 sums in the tile registers of AMX;
 - `store_row`: a row of finished sums becomes floats or uint8 on its way to the output;
 - `round_16`, `widen_16`: 16 floats become integers, or widen 16 ranges.
@@ -22,9 +22,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-DOT_KINDS = ("avx512_vnni", "avx_vnni", "avx2")
-_LANES = (16, 8, 8)  # int32 in a register
-LINE_TYPES = (np.uint8, np.uint8, np.int16)  # of the buffered rows; vpmaddwd multiplies int16
+DOT_KINDS = ("avx512_vnni", "avx_vnni", "avx2", "vectors")
+_LANES = (16, 8, 8, 4)  # int32 in a register
+LINE_TYPES = (np.uint8, np.uint8, np.int16, np.int16)  # of the buffered rows; the last two multiply int16
 
 
 _UNROLL = 4  # steps of a single row at once: otherwise each addition would wait for the one before it
@@ -64,6 +64,13 @@ def _splat(builder, value, lanes):
 def _dot(builder, kind, sums, inputs, w_at):
     """sums + products, in int32 lanes: each lane of ``inputs`` holds four uint8 (or two int16), and so does each at w_at."""
     lanes = sums.type.count
+    if DOT_KINDS[kind] == "vectors":  # no processor's own word: the compiler finds the instructions that come nearest
+        wide = ir.VectorType(_I32, 2 * lanes)
+        weights = builder.sext(_load(builder, w_at, ir.VectorType(_I8, 2 * lanes)), wide)
+        products = builder.mul(builder.sext(builder.bitcast(inputs, ir.VectorType(_I16, 2 * lanes)), wide), weights)
+        even, odd = (ir.Constant(sums.type, list(range(first, 2 * lanes, 2))) for first in (0, 1))
+        pairs = [builder.shuffle_vector(products, products, which) for which in (even, odd)]
+        return builder.add(sums, builder.add(*pairs))
     if DOT_KINDS[kind] == "avx2":
         weights = builder.sext(_load(builder, w_at, ir.VectorType(_I8, 2 * lanes)), ir.VectorType(_I16, 2 * lanes))
         pairs = builder.bitcast(inputs, weights.type)
@@ -85,7 +92,7 @@ def dot_tile(typingctx, kind, rows, line, weight, steps, init, out, stride):
         _, _, line, weight, steps, init, out, stride = arguments
         lanes, unroll = _LANES[kind_], max(1, _UNROLL // rows_)
         vector = ir.VectorType(_I32, lanes)
-        vector_bytes = 4 * lanes if DOT_KINDS[kind_] != "avx2" else 2 * lanes
+        vector_bytes = lanes * 4 // LINE_TYPES[kind_]().itemsize
         line_bytes = builder.mul(steps, ir.Constant(_I64, 4))
         sums = [[[cgutils.alloca_once(builder, vector) for _ in range(2)] for _ in range(rows_)] for _ in range(unroll)]
         for u in range(unroll):

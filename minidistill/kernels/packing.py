@@ -40,6 +40,7 @@ LAYOUTS = {
     "avx512_vnni": Layout(32, 4, 16),
     "avx_vnni": Layout(16, 4, 16),
     "avx2": Layout(16, 2, 8),
+    "vectors": Layout(8, 2, 8),
     "plain": Layout(1, 1, 1),
 }
 ALIGNMENT = 64  # bytes of a cache line: a load that straddles two costs twice
@@ -143,7 +144,5 @@ def _filled_up(k: int, n: int, layout: Layout) -> tuple[int, int]:
 def _fitting(k: int, n: int) -> str:
     """The best kind that adds no more than half in zeros, or else the best that comes near the smallest."""
     sizes = {kind: math.prod(_filled_up(k, n, LAYOUTS[kind])) for kind in kinds()}
-    if len(sizes) > 1:
-        sizes.pop("plain")
     enough = max(1.5 * k * n, 1.1 * min(sizes.values()))
     return next(kind for kind, size in sizes.items() if size <= enough)

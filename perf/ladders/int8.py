@@ -6,24 +6,25 @@ float32 BLAS.
 2. loops m, k, n      compiled. int8 is a quarter of float32 to load, and still this is slower than BLAS: the compiler widens
                       each weight to 32 bits before it multiplies, so a register holds as few numbers as of float32, and each
                       product also loads and stores its sum. There is no tile, and Python has no word for one.
-3. exact float32      BLAS on blocks of 512 k (``kernels/int8_plain.py``): 518 products of 255 * 127 stay below 2**24, up to
-                      which float32 holds every whole number. As good as any machine gets without 8-bit instructions. It
-                      pays for converting x and the weight in every call.
+3. exact float32      BLAS on blocks of 512 k: 518 products of 255 * 127 stay below 2**24, up to which float32 holds every
+                      whole number, so the sums are exact in whatever order BLAS adds them. A block is converted at a time,
+                      and no float copy of the weight is kept. A single row goes through loops: not worth converting for.
 -  float32 BLAS       the yardstick: the same matrices as floats, converted outside. What int8 has to beat to be worth it.
-4. avx2               ``vpmaddwd``: 16 products of int16, added in pairs to 8 int32. Weights are widened to int16 on loading.
-                      ``vpmaddubsw`` would take 32 bytes as they are, but it adds two products in int16, where 255 * 127
-                      twice does not fit, and saturates without a word.
-                      From here on there are two more ideas. A *register tile*: the sums of a few rows and two registers of
+4. vectors            From here on there are two more ideas. A *register tile*: the sums of a few rows and two registers of
                       columns stay in registers while k runs, so two loads of weights serve all rows, and a sum is stored
                       once. *Packing*: weights stand as ``[N/columns][K/group][columns][group]``, since an instruction wants
                       neighbouring k of one column side by side, and a tile its columns: so memory is read from front to
-                      back, without a gap (``kernels/packing.py``).
-5. avx_vnni           ``vpdpbusd``, 256 bits: 32 products of bytes, added four by four to 8 sums, in one instruction.
-6. avx512_vnni        the same on 512 bits, and 32 registers for 16: a tile of 12 x 32 sums.
-7. amx                a *tile register* holds 16 rows of 64 bytes, a matrix. ``tdpbusd`` multiplies two and adds to a third:
+                      back, without a gap (``kernels/packing.py``). This rung is for any processor: 8 products of int16 in
+                      registers of four int32, in what instructions the compiler finds.
+5. avx2               ``vpmaddwd``: 16 products of int16, added in pairs to 8 int32. Weights are widened to int16 on loading.
+                      ``vpmaddubsw`` would take 32 bytes as they are, but it adds two products in int16, where 255 * 127
+                      twice does not fit, and saturates without a word.
+6. avx_vnni           ``vpdpbusd``, 256 bits: 32 products of bytes, added four by four to 8 sums, in one instruction.
+7. avx512_vnni        the same on 512 bits, and 32 registers for 16: a tile of 12 x 32 sums.
+8. amx                a *tile register* holds 16 rows of 64 bytes, a matrix. ``tdpbusd`` multiplies two and adds to a third:
                       16 x 64 times 64 x 16, 16 384 products in one instruction. 32 x 32 sums take four of the eight.
 -  float32 BLAS       again, on two threads.
-8. two threads        the best that this machine has, as the engine runs it (``kernels/int8.py``).
+9. two threads        the best that this machine has, as the engine runs it (``kernels/int8.py``).
 
 Rungs for instructions that the machine does not have are left out. All rungs give equal integers, the yardstick too: with
 these numbers its sums stay below 2**24.
@@ -37,13 +38,13 @@ import minidistill as md
 from minidistill.kernels import int8_sums, product, reference
 from minidistill.kernels._jit import exact_kernel
 from minidistill.kernels.cpu import kinds
-from minidistill.kernels.int8_plain import plain_sums
 from minidistill.kernels.packing import PackedMatrix
 from perf.harness import threads
 from perf.ladders.ladder import climb
 
 SHAPE = 256, 1024, 1024
-NUMBER = {"avx2": 4, "avx_vnni": 5, "avx512_vnni": 6, "amx": 7}
+NUMBER = {"vectors": 4, "avx2": 5, "avx_vnni": 6, "avx512_vnni": 7, "amx": 8}
+EXACT = 512  # values of k
 
 
 def int64(x, weight):
@@ -61,6 +62,16 @@ def loops_mkn(x, weight):
     return sums
 
 
+def exact_float32(x, weight):
+    sums = np.zeros((x.shape[0], weight.shape[1]), np.int32)
+    if len(x) == 1:
+        return loops_mkn(x, weight)
+    for begin in range(0, x.shape[1], EXACT):
+        part = slice(begin, begin + EXACT)
+        sums += product(x[:, part].astype(np.float32), weight[part].astype(np.float32)).astype(np.int32)
+    return sums
+
+
 def rungs(x, weight):
     """Functions without arguments. Weights are packed and floats made here, outside the clock: once for a model."""
     floats, float_weight = x.astype(np.float32), weight.astype(np.float32)
@@ -74,13 +85,13 @@ def rungs(x, weight):
     one, two = {}, {}
     one["1 int64"] = lambda: int64(x, weight)
     one["2 loops m, k, n"] = lambda: loops_mkn(x, weight)
-    one["3 exact float32"] = lambda: plain_sums(x, weight)
+    one["3 exact float32"] = lambda: exact_float32(x, weight)
     one["- float32 BLAS"] = lambda: floats @ float_weight
     for kind in reversed(kinds()):
         if kind != "plain":
             one[f"{NUMBER[kind]} {kind}"] = on(kind)
     two["- float32 BLAS, two threads"] = lambda: product(floats, float_weight)  # ours: BLAS's spin into the next block
-    two["8 two threads"] = on(kinds()[0])
+    two["9 two threads"] = on(kinds()[0])
     return {name: _with_threads(n, f) for n, some in ((1, one), (2, two)) for name, f in some.items()}
 
 
