@@ -1,7 +1,8 @@
 """int8: the bare product, whole static models, their bytes, and the rounding, against NumPy, onnxruntime and float32.
 
-Everything that is timed was compared first: products and models of ours with ``==``, those of onnxruntime with at most one
-step of the output's scale between them. Targets are those of the issue; the grid's are for its mean and its worst cell.
+Everything that is timed was compared first: products with ``==``; models with onnxruntime's, of whose outputs at least 99
+in 100 are equal (a hidden number next to a tie may be rounded the other way). Targets are those of the issue; the grid's
+are for its mean and its worst cell.
 """
 
 import os
@@ -38,7 +39,7 @@ def product_sides(m, k, n, floats=False):
     rng = np.random.default_rng(0)
     x, weight = rng.integers(0, 256, (m, k)).astype(np.uint8), rng.integers(-127, 128, (k, n)).astype(np.int8)
     packed = PackedMatrix(weight)
-    init = packed.pad(-7 * packed.column_sums())
+    init = packed.pad(-7 * packed.sums)
     sides = {OURS: lambda: int8_sums(x, packed, init)}
     if floats:
         a, b = x.astype(np.float32) - 7, weight.astype(np.float32)
@@ -55,12 +56,12 @@ def product_sides(m, k, n, floats=False):
 def model_sides(model, int8, x):
     sessions = {form: peers.onnx_int8_session(int8, form, 2) for form in ("QOperator", "QDQ")}
     ours = md.predict(int8, x)
-    step = 0.01 * np.abs(ours).max()  # a hidden unit next to a tie may be a step of uint8 apart
     sides = {OURS: lambda: md.predict(int8, x), "float32, ours": lambda: md.predict(model, x)}
     for form, session in sessions.items():
         sides[f"onnxruntime {form}"] = (lambda s=session: s.run(None, {"x": x})[0]) if session else None
         if session:
-            np.testing.assert_allclose(session.run(None, {"x": x})[0], ours, atol=step)
+            equal = np.mean(session.run(None, {"x": x})[0] == ours)
+            assert equal >= 0.99, f"{form}: {equal:.1%} of the outputs are equal"
     return sides
 
 
@@ -94,7 +95,7 @@ def grid():
     """The 80 products, against onnxruntime."""
     rows = []
     for m, k, n in GRID:
-        rows.append(measure(f"{m} x {k} x {n}", product_sides(m, k, n), seconds=0.05))
+        rows.append(measure(f"{m} x {k} x {n}", product_sides(m, k, n)))
     return rows
 
 
@@ -108,7 +109,7 @@ def models():
             md.predict(int8, data)
         for batch in BATCHES:
             target = {"float32, ours": 3} if batch == 256 and widths == WIDTHS[-1] else {}
-            rows.append(measure(f"{name}, batch {batch}", model_sides(model, int8, data[:batch]), target, seconds=0.1))
+            rows.append(measure(f"{name}, batch {batch}", model_sides(model, int8, data[:batch]), target))
         on_disk = ledger.file_bytes(int8) / ledger.file_bytes(model)
         in_memory = ledger.memory_bytes(int8) / ledger.memory_bytes(model)
         sizes.append(f"{name}: {on_disk:.3f} of the float32 file, {in_memory:.3f} of its memory [0.27 for the widest]")

@@ -186,9 +186,9 @@ def onnx_int8_session(model, form, threads):
         if i == 0:
             scale = scale_of("x", layer.input_scale, layer.input_zero_point)
             current = node("QuantizeLinear", [current, *scale], "q0")
-        weight = constant(f"w{i}", np.asarray(layer.weight))
+        weight = constant(f"w{i}", np.asarray(layer.weight_q))
         w_scale = [constant(f"ws{i}", layer.weight_scale), constant(f"wz{i}", np.zeros(layer.out_features, np.int8))]
-        bias, after = constant(f"b{i}", layer.bias), None
+        bias, after = constant(f"b{i}", layer.bias_q), None
         if not last:
             after = scale_of(f"h{i}", layer.output_scale, layer.output_zero_point)
         if form == "QOperator":

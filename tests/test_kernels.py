@@ -238,6 +238,9 @@ def test_quantize_writes_where_it_is_told():
         assert kernels.quantize(x, scale, 100, 0, 255, out) is out
         assert_same(out, reference.quantize(x, np.float32(0.02), 100, 0, 255))
     if kernels.quantize is not reference.quantize:  # which takes any layout
+        for wrong in (np.empty((16, 400), np.uint8), np.empty(x.shape, np.int32)):
+            with pytest.raises(ValueError, match="a kernel was to write"):
+                kernels.quantize(x, np.float32(0.02), 100, 0, 255, wrong)
         with pytest.raises(ValueError, match="It must be C-contiguous"):
             kernels.quantize(x, np.float32(0.02), 100, 0, 255, np.empty((400, 300), np.uint8).T)
 

@@ -93,19 +93,57 @@ def test_int8_matmul_reads_every_layout(kind):
         assert_same(unchanged(kernels.int8_matmul, a, PackedMatrix(b, kind), 13), expected)
 
 
+@pytest.mark.parametrize("zero_point", [7, np.int64(7), np.uint8(7), np.int8(7)])
+def test_a_zero_point_of_any_integer_type(zero_point):
+    x, weight = operands(5, 9, 4)
+    assert_same(kernels.int8_matmul(x, weight, zero_point), reference.int8_matmul(x, weight, 7))
+
+
+@jit_only
+def test_what_would_be_read_beyond_its_end_is_refused():
+    x, weight = operands(3, 4, 2)
+    packed, init = PackedMatrix(weight), np.zeros(2, np.int32)
+    for wrong in (x[:, :3], x[0], x.astype(np.int64), x.astype(np.float32)):
+        with pytest.raises(ValueError, match=r"an integer product got x of shape .*\n.*\(M, K\), uint8"):
+            kernels.int8_sums(wrong, packed, init)
+    for wrong in (init[:1], init.astype(np.int64), np.zeros(3, np.int32)):
+        with pytest.raises(ValueError, match="begin with int32"):
+            kernels.int8_sums(x, packed, wrong)
+    with pytest.raises(ValueError, match="scaled by float32"):
+        kernels.int8_dense(x, packed, init, np.zeros(2))
+    with pytest.raises(ValueError, match="float32; the sums"):
+        kernels.int8_dense(x, packed, init, np.zeros(2, np.float32), (0.1, 3))
+
+
+def test_a_packed_matrix_is_replaced_as_a_whole():
+    packed = PackedMatrix(operands(1, 4, 3)[1])
+    before = packed[...].copy()
+    for index, value in (
+        ((0, 0), 5),
+        (0, np.zeros(3, np.int8)),
+        (..., np.zeros((4, 3))),
+        (..., np.zeros((3, 4), np.int8)),
+    ):
+        with pytest.raises(ValueError, match="replaced as a whole"):
+            packed[index] = value
+    assert np.array_equal(packed[...], before)
+
+
 @every_kind
 def test_nothing_is_read_or_written_beyond_the_arrays(kind):
     """Input and output end where their pages end: one byte further would kill the process, so a child tries."""
     code = f"""
 import ctypes, mmap, numpy as np
-from minidistill.kernels import int8_sums, reference
+from minidistill.kernels import int8, int8_dense, int8_sums, reference
 from minidistill.kernels.packing import PackedMatrix
 page = mmap.PAGESIZE
-def guarded(size):
-    memory = mmap.mmap(-1, 3 * page)
+def guarded(size, dtype=np.uint8):
+    size *= np.dtype(dtype).itemsize
+    memory = mmap.mmap(-1, 17 * page)
     start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + 2 * page), page, 0) == 0
-    return np.frombuffer(memory, np.uint8, size, 2 * page - size)
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + 16 * page), page, 0) == 0
+    return np.frombuffer(memory, np.uint8, size, 16 * page - size).view(dtype)
+int8._ALIGN_FROM, int8.aligned = 0, lambda shape, dtype: guarded(shape[0] * shape[1], dtype).reshape(shape)
 rng = np.random.default_rng(0)
 for m, k, n in [(1, 3, 2), (5, 5, 7), (33, 70, 33), (40, 64, 32), (7, 100, 40), (2, 66, 31)]:
     x = guarded(m * k).reshape(m, k)
@@ -113,6 +151,12 @@ for m, k, n in [(1, 3, 2), (5, 5, 7), (33, 70, 33), (40, 64, 32), (7, 100, 40), 
     w = rng.integers(-127, 128, (k, n)).astype(np.int8)
     init = rng.integers(-9, 9, n).astype(np.int32)
     assert np.array_equal(int8_sums(x, PackedMatrix(w, {kind!r}), init), reference.int8_sums(x, w, init)), (m, k, n)
+    floats = guarded(m * k, np.float32).reshape(m, k)
+    floats[...] = rng.normal(size=(m, k))
+    scale = np.full(n, 0.01, np.float32)
+    for target in (None, (3, 0)):
+        layer = init, scale, (np.float32(0.02), 100), target
+        assert np.array_equal(int8_dense(floats, PackedMatrix(w, {kind!r}), *layer), reference.int8_dense(floats, w, *layer))
 print("fine")
 """
     if not sys.platform.startswith("linux"):
@@ -236,12 +280,18 @@ def test_known_vectors_of_the_integer_only_requantization(total, multiplier, shi
 def test_fixed_point_is_the_nearest_fraction():
     multiplier = np.array([1.0, 0.5, 0.75, 3.0, 1 - 2.0**-24, 2.0**-20, 1e-30], np.float32)
     m, shift = md.quantize.fixed_point(multiplier)
-    assert m.dtype == shift.dtype == np.int32 and (m >= 2**30).all()
+    assert m.dtype == shift.dtype == np.int32 and (m[:-1] >= 2**30).all()
     assert m[:4].tolist() == [2**30, 2**30, 3 * 2**29, 3 * 2**29] and shift[:4].tolist() == [-1, 0, 0, -2]
-    assert shift[-1] == 31
+    assert shift[-1] == 31 and m[-1] == 0  # too small for any shift: every int32 sum becomes 0
     np.testing.assert_allclose(m[:-1] * 2.0**-31 * 2.0 ** -shift[:-1].astype(float), multiplier[:-1], rtol=2**-31)
-    with pytest.raises(ValueError, match=r"below 2\*\*31"):
-        md.quantize.fixed_point(np.array([2.0**32], np.float32))
+    for bad in (2.0**32, 0, -1, np.nan, np.inf):
+        with pytest.raises(ValueError, match=r"positive and below 2\*\*31"):
+            md.quantize.fixed_point(np.array([1, bad], np.float32))
+    largest, zero = np.array([[2**31 - 1]], np.int32), 100
+    for exponent in (-31, -32, -33, -40, -70):
+        tiny = np.array([0.9 * 2.0**exponent], np.float32)
+        integer = kernels.requantize_integer(largest, *md.quantize.fixed_point(tiny), zero, 0)
+        assert abs(int(integer[0, 0]) - int(kernels.requantize(largest, tiny, zero, 0)[0, 0])) <= (exponent > -33)
 
 
 # ---- rows, tables --------------------------------------------------------------------------------
@@ -295,7 +345,7 @@ def test_packing_is_undone_exactly_and_copies_are_independent(kind, shape):
     packed = PackedMatrix(matrix, kind)
     assert_same(np.asarray(packed), matrix)
     assert packed.data.ctypes.data % ALIGNMENT == 0 and packed.columns >= shape[1]
-    assert packed.column_sums().tolist() == matrix.sum(axis=0).tolist()
+    assert packed.sums.tolist() == matrix.sum(axis=0).tolist()
     twin = copy.deepcopy(packed)
     twin[...] = -matrix
     assert_same(np.asarray(packed), matrix)
@@ -356,7 +406,7 @@ from minidistill import nn, quantize
 x = np.random.default_rng(0).normal(size=(70, 50)).astype(np.float32)
 layer = quantize.QuantizedDense(50, 33)
 layer.input_scale[0], layer.input_zero_point[0] = 0.02, 100
-layer.weight[...] = np.random.default_rng(1).integers(-127, 128, (50, 33))
+layer.weight_q[...] = np.random.default_rng(1).integers(-127, 128, (50, 33)).astype(np.int8)
 layer.give_integers(0.5, 7)
 print(hashlib.sha256(layer.infer(x).q.tobytes()).hexdigest(), hashlib.sha256(layer.infer(x[:1]).q.tobytes()).hexdigest())
 """
@@ -373,7 +423,7 @@ print(hashlib.sha256(layer.infer(x).q.tobytes()).hexdigest(), hashlib.sha256(lay
 
 @every_kind
 def test_many_python_threads_get_the_right_sums(kind):
-    x, weight = operands(300, 200, 130)
+    x, weight = operands(500, 400, 260)  # enough to be split, with every kind
     expected, packed = reference.int8_matmul(x, weight, 5), PackedMatrix(weight, kind)
     with ThreadPoolExecutor(8) as pool:
         results = pool.map(lambda _: kernels.int8_matmul(x, packed, 5), range(64))

@@ -101,7 +101,7 @@ def test_the_integer_layer_equals_its_simulation_bit_for_bit(k, n, batch, seed):
     x = np.random.default_rng(seed).normal(0, 3, (batch, k)).astype(np.float32)  # beyond the range too: saturates
     scale, zero_point = layer.input_scale[0], int(layer.input_zero_point[0])
     q = np.clip(np.rint(x / scale) + np.float32(zero_point), 0, 255)
-    sums = (q.astype(np.float64) - zero_point) @ layer.weight[:].astype(np.float64) + layer.bias
+    sums = (q.astype(np.float64) - zero_point) @ layer.weight_q[:].astype(np.float64) + layer.bias_q
     assert np.array_equal(layer.integer_sums(x), sums.astype(np.int32))
     simulated = sums.astype(np.float32) * (scale * layer.weight_scale)
     assert np.array_equal(layer(x).numpy(), simulated)
@@ -125,7 +125,9 @@ def test_a_whole_integer_model_equals_its_simulation_bit_for_bit(activation):
     for layer in layers:
         scale, zero_point = layer.input_scale[0], int(layer.input_zero_point[0])
         q = np.clip(np.rint(simulated / scale) + np.float32(zero_point), 0, 255)
-        sums = (q - zero_point) @ layer.weight[:].astype(np.float32) + layer.bias.astype(np.float64)  # K is below 518
+        sums = (q - zero_point) @ layer.weight_q[:].astype(np.float32) + layer.bias_q.astype(
+            np.float64
+        )  # K is below 518
         simulated = sums.astype(np.float32) * (scale * layer.weight_scale)
         if layer.activation:
             simulated = ops.ACTIVATIONS[layer.activation](simulated)[0]
@@ -148,13 +150,13 @@ def test_extreme_inputs_cannot_overflow_the_accumulator():
     observer = quantize.MinMax()
     observer.see(np.array([0.0, 1.0]))
     layer = quantize.QuantizedDense.from_dense(dense, observer)
-    bound = k * 255 * int(np.abs(layer.weight[:]).max()) + abs(int(layer.bias[0]))
+    bound = k * 255 * int(np.abs(layer.weight_q[:]).max()) + abs(int(layer.bias_q[0]))
     assert bound <= ACCUMULATOR_MAX
     assert layer.weight_scale[0] > quantize.weight_scales(dense.weight.data)[0]  # made larger for the bias
     sums = layer.integer_sums(np.ones((1, k), np.float32))
-    assert int(sums[0, 0]) == 255 * int(layer.weight[:].astype(np.int64).sum()) + int(layer.bias[0])
+    assert int(sums[0, 0]) == 255 * int(layer.weight_q[:].astype(np.int64).sum()) + int(layer.bias_q[0])
     with pytest.raises(ValueError, match="do not fit"):
-        quantize.weight_scales(np.ones((66_312, 1), np.float32))
+        quantize.weight_scales(np.ones((66_312, 1), np.float32), np.ones(1))
 
 
 @pytest.mark.parametrize("high", [1e-3, 1.0, 1e4])
@@ -198,7 +200,7 @@ def test_post_training_keeps_the_accuracy_and_the_float_model():
     integer = quantize.post_training(model, calibration=train.x[:300])
     assert all(np.array_equal(a, b) for a, b in zip(before.values(), model.state_dict().values()))
     assert [type(m).__name__ for m in integer.layers] == ["QuantizedDense", "Dropout", "QuantizedDense"]
-    assert integer.layers[0].weight.dtype == np.int8 and integer.layers[0].bias.dtype == np.int32
+    assert integer.layers[0].weight_q.dtype == np.int8 and integer.layers[0].bias_q.dtype == np.int32
     agreement = np.mean(md.predict(integer, train).argmax(1) == md.predict(model, train).argmax(1))
     assert agreement > 0.99
     assert integer.parameters() == []
@@ -209,7 +211,7 @@ def test_pruned_weights_stay_exactly_zero_in_integers():
     prune.magnitude(model, 0.6)
     integer = quantize.post_training(model, calibration=train.x)
     gone = ~model.layers[0].weight.constraints[0].kept
-    assert not integer.layers[0].weight[gone].any()
+    assert not integer.layers[0].weight_q[gone].any()
 
 
 def test_models_with_several_inputs_are_quantized_too():

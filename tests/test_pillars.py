@@ -107,7 +107,7 @@ def test_layers_that_stand_in_several_places_are_converted_once(convert):
     if convert is to_sparse:
         assert not np.shares_memory(small.users.weight.data, model.users.weight.data)
     else:
-        assert small.users.weight.dtype == np.int8 and isinstance(model.users, nn.Embedding)
+        assert small.users.weight_q.dtype == np.int8 and isinstance(model.users, nn.Embedding)
     assert not isinstance(small.tower, nn.Dense) and isinstance(model.tower, nn.Dense)
     exact = md.predict(model, ids())
     np.testing.assert_allclose(md.predict(small, ids()), exact, rtol=0, atol=0.02 * np.abs(exact).max())
@@ -201,9 +201,9 @@ def test_a_file_whose_sparse_layer_points_outside_is_refused(damage, tmp_path):
 
 
 @pytest.mark.parametrize(("damage", "text"), [
-    (lambda layer: layer.weight.__setitem__((0, 0), -128), "weights down to -128"),
-    (lambda layer: layer.bias.__setitem__(0, 2**31 - 1), "biases up to 2147483647"),
-    (lambda layer: layer.bias.__setitem__(0, -(2**31)), "biases up to 2147483648"),
+    (lambda layer: layer.weight_q.__setitem__(..., np.full(layer.weight_q.shape, -128, np.int8)), "weights down to -128"),
+    (lambda layer: layer.bias_q.__setitem__(0, 2**31 - 1), "biases up to 2147483647"),
+    (lambda layer: layer.bias_q.__setitem__(0, -(2**31)), "biases up to 2147483648"),
     (lambda layer: layer.weight_scale.__setitem__(0, 0), "not positive and finite"),
     (lambda layer: layer.weight_scale.__setitem__(0, np.nan), "not positive and finite"),
     (lambda layer: layer.input_scale.__setitem__(0, -1), "not positive and finite"),
@@ -345,7 +345,7 @@ def test_scales_whose_product_is_beyond_float32_are_refused():
 def test_layers_without_bias_and_float64_models_are_quantized(model):
     integer = quantize.post_training(model, inputs(64))
     exact = md.predict(model, inputs(64))
-    assert integer.layers[0].bias.dtype == np.int32
+    assert integer.layers[0].bias_q.dtype == np.int32
     np.testing.assert_allclose(md.predict(integer, inputs(64)), exact, atol=0.03 * np.abs(exact).max())
 
 

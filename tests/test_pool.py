@@ -114,7 +114,36 @@ def test_an_interrupt_while_waiting_is_raised_after_the_workers_have_ended(looks
     for _ in range(20):
         pool.split(lambda lo, hi: rows.append((lo, hi)), (), 2)
     assert sorted(rows) == [(0, 1)] * 20 + [(1, 2)] * 20
-    assert pool._pool.workers[0].finished.qsize() <= 1  # messages do not pile up
+    assert pool._pool.workers[0].inbox.empty()
+
+
+@pytest.mark.parametrize("after", [True, False])
+def test_an_interrupt_while_parts_are_handed_out_leaves_the_pool_in_step(after, monkeypatch):
+    """Wherever Ctrl-C comes: before the second worker has its part, or just after it."""
+    md.set_threads(3)
+    start, calls, late = pool._Worker.start, [], []
+
+    def interrupted(worker, part):
+        calls.append(worker)
+        if after or len(calls) < 2:
+            start(worker, part)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    def work(lo, hi):
+        time.sleep(0.05)
+        late.append(lo)
+
+    monkeypatch.setattr(pool._Worker, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pool.split(work, (), 3)
+    ended = list(late)
+    monkeypatch.setattr(pool._Worker, "start", start)
+    for _ in range(20):
+        rows = []
+        pool.split(lambda rows, lo, hi: rows.append((lo, hi)), (rows,), 3)
+        assert sorted(rows) == [(0, 1), (1, 2), (2, 3)]
+    assert late == ended and 2 not in late  # nobody worked on after the error was raised
 
 
 def test_a_busy_pool_and_a_nested_call_run_alone():

@@ -29,7 +29,7 @@ def test_the_long_example_is_about_thirty_lines_and_saves_what_it_says(tmp_path)
     code = blocks("python")[0]
     assert len([line for line in code.splitlines() if line.strip()]) <= 30
     checks = """
-assert md.load("student.npz").layers[0].weight.dtype.name == "int8"
+assert md.load("student.npz").layers[0].weight_q.dtype.name == "int8"
 rows = {row["name"]: row for row in ledger.rows}
 assert all(row["accuracy"] > 0.93 for row in rows.values()), rows
 assert rows["int8"]["file_bytes"] < rows["teacher"]["file_bytes"] / 8

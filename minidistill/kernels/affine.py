@@ -13,6 +13,7 @@ from minidistill.kernels.pool import split
 from minidistill.kernels.reference import nan_error, range_error
 
 _FLOAT32 = np.dtype(np.float32)
+_SMALLEST = np.finfo(np.float32).tiny
 _WORTH_SPLITTING = 100_000  # numbers, some 20 microseconds for one thread
 
 
@@ -27,7 +28,7 @@ def quantize(
     """As `reference.quantize`, in one pass: no array of quotients, and NaN is looked for in the same loop. With one scale for
     all, 16 numbers at a time, on all threads."""
     x = kernel_input(np.asarray(x), _FLOAT32)
-    q = np.empty(x.shape, dtype=np.uint8 if low >= 0 else np.int8) if out is None else out
+    q = _output(out, x.shape, np.uint8 if low >= 0 else np.int8)
     scales, zeros = _per_channel(scale, zero_point)
     bounds, found_nan = (np.float32(low), np.float32(high)), []
     if scales.size == 1:
@@ -68,7 +69,7 @@ def dequantize(
 ) -> np.ndarray:
     """As `reference.dequantize`, in one pass: no array of float32(q), none of differences. With one scale, on all threads."""
     q = kernel_input(np.asarray(q))
-    out = np.empty(q.shape, dtype=np.float32) if out is None else out
+    out = _output(out, q.shape, np.float32)
     scales, zeros = _per_channel(scale, zero_point)
     if scales.size == 1:
         _split_flat(_dequantize_flat, (q.reshape(-1), flat_view(out)), (scales[0], zeros[0]), [])
@@ -89,6 +90,17 @@ def _dequantize_rows(q, scales, zeros, out):
     for i in range(q.shape[0]):
         for j in range(q.shape[1]):
             out[i, j] = (np.float32(q[i, j]) - zeros[j]) * scales[j]
+
+
+def _output(out, shape, dtype):
+    if out is None:
+        return np.empty(shape, dtype)
+    if out.shape != shape or out.dtype != dtype:
+        raise ValueError(
+            f"a kernel was to write {shape} {np.dtype(dtype)} into an array of shape {out.shape}, {out.dtype}.\nBoth must "
+            "fit, or it would write beyond the end.\nMake it so: out = np.empty(x.shape, np.uint8)."
+        )
+    return out
 
 
 def _split_flat(kernel, arrays, scalars, results):
@@ -186,7 +198,7 @@ def _quantize_each_row(x, q, scale, zero_point, lo, hi):
             low, high = min(low, bounds[0, lane]), max(high, bounds[1, lane])
         for k in range(size // 16 * 16, size):
             low, high = min(low, x[i, k]), max(high, x[i, k])
-        s = np.float32(1) if low == high else max(high / steps - low / steps, np.float32(1.1754944e-38))
+        s = np.float32(1) if low == high else max(high / steps - low / steps, _SMALLEST)
         z = min(max(np.rint(-low / s), zero), steps)
         for k in range(0, size - 15, 16):
             found_nan |= round_16(x_at + k * 4, s, z, zero, steps, q, q_at + k)

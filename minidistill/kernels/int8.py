@@ -5,8 +5,8 @@ The multiplying itself is done by *intrinsics* (``intrinsics.py``): what Numba h
 weight, and stores. Inputs are read once, sums never leave the first-level cache, and neither int32 nor floats are written to
 memory between two integer layers.
 
-``perf/ladders/int8.py`` climbs from three loops to this, a rung an idea. Given up for simplicity: one tile shape for each
-kind, and no blocking for weights that exceed the second-level cache.
+``perf/ladders/int8.py`` climbs from three loops to this, a rung an idea. Given up for simplicity: more than two heights of
+tile for each kind, and blocking for weights that exceed the second-level cache.
 """
 
 from __future__ import annotations
@@ -56,9 +56,7 @@ def int8_matmul(x: np.ndarray, weight: np.ndarray, zero_point: int) -> np.ndarra
     sum((x - z) * w) = sum(x * w) - z * sum(w), and the second sum does not depend on x."""
     if not isinstance(weight, PackedMatrix):
         weight = PackedMatrix(weight)
-    nothing = np.zeros(weight.columns, np.int32)
-    column_sums = int8_sums(np.ones((1, weight.shape[0]), np.uint8), weight, nothing)[0]  # sooner than unpacking
-    return int8_sums(x, weight, -zero_point * column_sums)
+    return int8_sums(x, weight, -int(zero_point) * weight.sums)
 
 
 def int8_sums(x: np.ndarray, weight: np.ndarray, init: np.ndarray) -> np.ndarray:
@@ -75,6 +73,8 @@ def int8_dense(
     target: tuple | None = None,
 ) -> np.ndarray:
     """As `reference.int8_dense`: rounding in, product and rounding out in one pass over a few rows at a time."""
+    if not _fits(scale, weight, _FLOAT32):
+        raise _misfit(x, weight, scale, source)
     scale = scale if scale.size == weight.columns else weight.pad(scale)
     if target is None:
         return _run(FLOATS, x, weight, init, scale, source, 0, 0)
@@ -89,7 +89,9 @@ _NO_SCALE, _NO_SOURCE = np.zeros(1, np.float32), (1.0, 0)
 def _run(result, x, weight, init, scale, source, zero_point, low):
     """Choose the kernel, give it what it needs, and share the rows if there is much to multiply."""
     kind, (k, n), rows = weight.kind, weight.shape, len(x)
-    x = kernel_input(x, _FLOAT32 if source else _UINT8)
+    x = kernel_input(x)
+    if x.ndim != 2 or x.shape[1] != k or x.dtype != (_FLOAT32 if source else _UINT8) or not _fits(init, weight, _INT32):
+        raise _misfit(x, weight, init, source)  # these are addresses: a wrong shape would be read beyond the end
     init = init if init.size == weight.columns else weight.pad(init)
     size = rows * n
     out = (np.empty if size < _ALIGN_FROM else aligned)((rows, n), _RESULTS[result])
@@ -108,6 +110,18 @@ def _run(result, x, weight, init, scale, source, zero_point, low):
     if found_nan:
         raise nan_error(x)
     return out
+
+
+def _fits(array, weight, dtype):
+    return array.dtype == dtype and (array.size == weight.columns or array.size == weight.shape[1])
+
+
+def _misfit(x, weight, column_values, source):
+    return ValueError(
+        f"an integer product got x of shape {x.shape} {x.dtype}, a weight of shape {weight.shape}, and for its columns "
+        f"{column_values.size} numbers of {column_values.dtype}.\nx is (M, K), {'float32' if source else 'uint8'}; the sums "
+        "begin with int32 and are scaled by float32, one for each column.\nConvert them first: x.astype(np.uint8)."
+    )
 
 
 def _some_rows(kernel, found_nan, arguments, panels, lo, hi):
@@ -129,7 +143,7 @@ def _block_kernel(kind, result, floats):
     """
     amx, (block, few) = kind == "amx", _TILES[kind]
     columns, group, _ = LAYOUTS[kind]
-    dot = DOT_KINDS.index("avx512_vnni" if amx else kind)  # AMX works on 16 rows: fewer are left to vectors
+    dot = DOT_KINDS.index("avx512_vnni" if amx else kind)  # up to four rows are left to vectors
     out_bytes = 1 if result == BYTES else 4
 
     @exact_kernel

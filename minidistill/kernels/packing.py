@@ -63,6 +63,8 @@ class PackedMatrix:
         The packed bytes: (panels, K / group, columns, group); (K, N) for "plain".
     columns : int
         N, filled up to whole panels.
+    sums : ndarray of int32, shape (N,)
+        Of the columns: what a zero point of 1 would add to a product.
     """
 
     dtype = np.dtype(np.int8)
@@ -82,9 +84,16 @@ class PackedMatrix:
 
     @property
     def nbytes(self) -> int:
-        return self.data.nbytes
+        return self.data.nbytes + self.sums.nbytes
 
-    def __setitem__(self, everything, matrix: np.ndarray):
+    def __setitem__(self, index, matrix: np.ndarray):
+        """Replace the whole matrix: ``packed[...] = matrix``, of the same shape, int8."""
+        if index is not ... or np.shape(matrix) != self.shape or np.asarray(matrix).dtype != np.int8:
+            raise ValueError(
+                f"a PackedMatrix of shape {self.shape} was assigned an array of shape {np.shape(matrix)}, dtype "
+                f"{np.asarray(matrix).dtype}, at {index}.\nIt is replaced as a whole, by int8 of its own shape.\n"
+                "Change a copy, and assign that: matrix = packed[...]; packed[...] = matrix."
+            )
         columns, group, _ = self.layout
         filled = np.zeros(_filled_up(*self.shape, self.layout), np.int8)
         filled[: self.shape[0], : self.shape[1]] = matrix
@@ -93,7 +102,7 @@ class PackedMatrix:
             filled = filled.reshape(groups, group, panels, columns).transpose(2, 0, 3, 1)
         self.data = aligned(filled.shape, np.int8)
         self.data[...] = filled
-        self.columns = panels * columns
+        self.columns, self.sums = panels * columns, np.asarray(matrix).sum(axis=0, dtype=np.int32)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         k, n = self.shape
@@ -117,14 +126,13 @@ class PackedMatrix:
         return PackedMatrix, (np.asarray(self),)  # unpickled on another machine, it takes that machine's layout
 
     def pad(self, array: np.ndarray) -> np.ndarray:
-        """An array (N,) with zeros for the columns that fill up the last panel."""
+        """An array of shape (N,), with zeros for the columns that fill up the last panel: shape (columns,)."""
         out = aligned((self.columns,), array.dtype)
         out[: array.size], out[array.size :] = array, 0
         return out
 
-    def column_sums(self) -> np.ndarray:
-        """int32 (N,): what a zero point of 1 would add to each column of a product."""
-        return np.asarray(self).sum(axis=0, dtype=np.int32)
+    def __repr__(self) -> str:
+        return f"PackedMatrix(shape={self.shape}, kind={self.kind!r})"
 
 
 def aligned(shape: tuple[int, ...], dtype) -> np.ndarray:

@@ -27,59 +27,56 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 from minidistill.kernels.spin import watch
 
 
+class _Part:
+    """A range of rows for a worker. It is claimed before it is begun, so a caller who is interrupted can claim it back."""
+
+    def __init__(self, function, arguments):
+        self.call, self.error, self.ended = (function, arguments), None, False
+        self.claim, self.end = threading.Lock(), threading.Lock()
+        self.end.acquire()
+
+    def run(self):
+        if not self.claim.acquire(blocking=False):
+            return
+        function, arguments = self.call
+        try:
+            function(*arguments)
+        except BaseException as error:  # it belongs to the caller, who waits for it
+            self.error = error
+        self.call = function = arguments = None  # a worker that sleeps keeps no array alive
+        self.ended = True
+        self.end.release()
+
+
 class _Worker:
-    """A thread that sleeps until it is given a call, makes it, and says so."""
+    """A thread that sleeps until it is given a part. The counters are hints for `watch`, a cache line for each."""
 
     def __init__(self):
-        self.wake, self.finished = threading.Lock(), SimpleQueue()
-        self.starts, self.ends = (
-            0,
-            0,
-        )  # calls begun and ended; also in memory that `watch` can see, a cache line for each
-        self.counters = np.zeros(16, np.int64)
-        self.wake.acquire()
-        self.call, self.error, self.done = None, None, True
+        self.inbox, self.counters, self.number = SimpleQueue(), np.zeros(16, np.int64), 0
         threading.Thread(target=self._serve, name="minidistill", daemon=True).start()
 
     def _serve(self):
         while True:
-            watch(self.counters, 0, self.ends)
-            self.wake.acquire()
-            if self.call is None:
+            watch(self.counters, 0, int(self.counters[8]))
+            number, part = self.inbox.get()
+            if part is None:
                 return
-            function, arguments = self.call
-            try:
-                function(*arguments)
-            except BaseException as error:  # it belongs to the caller, who waits for it
-                self.error = error
-            self.call = function = arguments = None  # a worker that sleeps keeps no array alive
-            self.done = True
-            self.finished.put(None)
-            self.ends += 1
-            self.counters[8] = self.ends
+            part.run()
+            part = None
+            self.counters[8] = number
 
-    def start(self, function, arguments):
-        self.call, self.done = (function, arguments), False
-        self.wake.release()
-        self.starts += 1
-        self.counters[0] = self.starts
+    def start(self, part):
+        self.number += 1
+        self.inbox.put((self.number, part))
+        self.counters[0] = self.number
 
-    def wait(self):
-        """The errors of the call, after its end. An interrupt (Ctrl-C) is one of them: it does not end the waiting."""
-        errors = []
-        while not self.done:  # so asked, an interrupt may come before a message is taken or after it
-            try:
-                watch(self.counters, 8, self.starts - 1)
-                self.finished.get()
-            except KeyboardInterrupt as interrupt:
-                errors.append(interrupt)
-        while not self.finished.empty():  # messages that nobody had to wait for
-            self.finished.get()
-        error, self.error = self.error, None
-        return errors if error is None else [*errors, error]
+    def wait(self, part):
+        watch(self.counters, 8, self.number - 1)
+        if not part.ended:
+            part.end.acquire()
 
     def stop(self):
-        self.wake.release()
+        self.inbox.put((0, None))
         self.counters[0] = -1
 
 
@@ -101,15 +98,17 @@ class _Pool:
             self.in_use.release()
 
     def _split(self, function, arguments, rows):
-        parts = min(self.threads, rows)
-        cuts = [rows * i // parts for i in range(parts + 1)]
-        for worker, lo, hi in zip(self.workers, cuts, cuts[1:-1]):
-            worker.start(function, (*arguments, lo, hi))
-        errors = []
+        count = min(self.threads, rows)
+        cuts = [rows * i // count for i in range(count + 1)]
+        parts = [_Part(function, (*arguments, lo, hi)) for lo, hi in zip(cuts, cuts[1:-1])]
+        pairs, all_started = list(zip(self.workers, parts)), False
         try:
+            for worker, part in pairs:
+                worker.start(part)
+            all_started = True
             function(*arguments, cuts[-2], cuts[-1])
         finally:  # whatever happened here, nobody may write to the caller's arrays after it returned
-            errors = [error for worker in self.workers[: parts - 1] for error in worker.wait()]
+            errors = _wait_for(pairs, all_started)
         if errors:
             raise errors[0]
 
@@ -119,12 +118,30 @@ class _Pool:
         self.workers = []
 
 
+def _wait_for(pairs, all_started):
+    """The errors of all parts, after their end. An interrupt (Ctrl-C) is one of them: it does not end the waiting.
+
+    If not all were started, because an interrupt came, what no worker has begun is claimed back and left undone.
+    """
+    errors, waiting = [], list(pairs)
+    while waiting:
+        worker, part = waiting[0]
+        try:
+            if all_started or not part.claim.acquire(blocking=False):
+                while not part.ended:  # so asked, an interrupt may come before or after the end
+                    worker.wait(part)
+            del waiting[0]
+        except KeyboardInterrupt as interrupt:
+            errors.append(interrupt)
+    return errors + [part.error for _, part in pairs if part.error is not None]
+
+
 def _available():
     """The processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_pool = _Pool(_available())
+_pool, _making = _Pool(_available()), threading.Lock()
 
 
 def split(function, arguments, rows):
@@ -182,19 +199,20 @@ def threads(count):
 
 def _make_pool(count):
     global _pool
-    old = _pool
-    if old.threads == count:
-        return
-    with old.in_use:  # wait for a caller who is at work
-        _pool = _Pool(count)
-        old.threads = 1  # whoever still holds the old one runs alone
-        old.close()
+    with _making:
+        old = _pool
+        if old.threads == count:
+            return
+        with old.in_use:  # wait for a caller who is at work
+            _pool = _Pool(count)
+            old.threads = 1  # whoever still holds the old one runs alone
+            old.close()
 
 
 def _after_fork():
     """A forked child has none of its parent's threads, and maybe a lock that was held: it begins anew."""
-    global _pool
-    _pool = _Pool(_pool.threads)
+    global _pool, _making
+    _pool, _making = _Pool(_pool.threads), threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -16,9 +16,9 @@ from numba.extending import intrinsic
 from minidistill.kernels._jit import JIT_ENABLED, exact_kernel
 
 LOOKS = 200_000  # about 100 microseconds
-LET_GO = (
-    8_000  # looks after the news, until the other thread lets go of the interpreter lock: waiting for that is sleep
-)
+# More looks, about a microsecond, after the news: the thread that brought it still holds the interpreter lock, and lets go of
+# it when its own kernel begins. Who asks for the lock before that is put to sleep.
+LET_GO = 8_000
 
 
 @intrinsic
@@ -43,6 +43,13 @@ def _watch(counters, i, known, looks, let_go):
 
 
 def watch(counters: np.ndarray, i: int, known: int) -> None:
-    """Return when ``counters[i]`` (int64) is no longer ``known``, or after a while."""
+    """Return when ``counters[i]`` is no longer ``known``, or after a while. Without the compiler: at once.
+
+    Parameters
+    ----------
+    counters : ndarray of int64
+    i : int
+    known : int
+    """
     if JIT_ENABLED:
         _watch(counters, i, known, LOOKS, LET_GO)

@@ -112,8 +112,9 @@ class Module:
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
-        if "forward" in vars(cls) and "infer" not in vars(cls):
-            cls.infer = Module.infer  # an inherited one would compute what the inherited forward does
+        owner = {name: next(c for c in cls.__mro__ if name in vars(c)) for name in ("forward", "infer")}
+        if cls.__mro__.index(owner["forward"]) < cls.__mro__.index(owner["infer"]):
+            cls.infer = Module.infer  # an inherited one would compute what the forward below it does
             cls.work_per_row = Module.work_per_row
 
     def work_per_row(self):
@@ -238,11 +239,20 @@ class Module:
                 f"load_state_dict of {type(self).__name__} found arrays that do not fit.\n{'; '.join(wrong)}.\n"
                 "Load it into the architecture that it was saved from."
             )
+        before = self.state_dict()
+        self._assign(state)
+        try:
+            self.check_all()
+        except ValueError:
+            self._assign(before)
+            self.check_all()
+            raise
+
+    def _assign(self, state):
         for path, parameter in self.named_parameters():
             parameter.assign(state[path])
         for path, array in self.named_buffers():
             array[...] = state[path]
-        self.check_all()
 
     def check_all(self):
         """Let every module that has a ``check`` look at its arrays, after they were replaced."""

@@ -116,7 +116,8 @@ def _check_parameters(params):
     if not params:
         raise ValueError(
             "an optimizer was made without parameters.\nIt needs something to train.\n"
-            "Pass model.parameters(), after the layers have been made."
+            "Pass model.parameters(), after the layers have been made. A quantized or sparse model has none: train the float "
+            "one, then convert it again."
         )
     seen = set()
     for position, param in enumerate(params):

@@ -72,16 +72,18 @@ def weight_scales(weight, bias=None, input_scale=1.0, per_channel=True):
     Raises
     ------
     ValueError
-        If a weight or bias is NaN or infinite, or K is above 66 311: the products alone would not fit.
+        If a weight or bias is NaN or infinite; or if there is a bias and K is above 66 311: the products alone would not
+        fit.
     """
-    weight, bias = _float32(weight), _float32(np.zeros(weight.shape[1]) if bias is None else bias)
+    weight, no_bias = _float32(weight), bias is None
+    bias = _float32(np.zeros(weight.shape[1]) if no_bias else bias)
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         raise ValueError(
             f"a weight of shape {weight.shape}, or its bias, was to be quantized with NaN or infinity in it.\n"
             "Every weight is finite.\nTrain it again; md.fit stops where a loss is no longer finite."
         )
     # Half of the room covers every rounding on the way, and costs a bit of the bias where it has some thirty.
-    room = np.float32(bias_room(weight.shape[0]) / 2)
+    room = np.float32(1 if no_bias else bias_room(weight.shape[0]) / 2)
     for_bias = np.abs(bias) / room / np.float32(input_scale)
     scales = np.maximum(np.abs(weight).max(axis=0) / np.float32(WEIGHT_MAX), for_bias)
     if not per_channel:
@@ -117,24 +119,26 @@ def fixed_point(multiplier):
     Returns
     -------
     m : ndarray of int32, shape (M,)
-        In [2**30, 2**31).
+        In [2**30, 2**31), or 0.
     shift : ndarray of int32, shape (M,)
-        At most 31: what is smaller rounds every int32 sum to 0 anyway.
+        At most 31. A multiplier too small for that takes every int32 sum to 0: then m is 0.
 
     Raises
     ------
     ValueError
-        If a multiplier is 2**31 or more.
+        If a multiplier is not positive, or 2**31 or more.
     """
-    fraction, exponent = np.frexp(np.asarray(multiplier, np.float64))  # in [0.5, 1)
+    multiplier = np.asarray(multiplier, np.float64)
+    if not (multiplier > 0).all() or (multiplier >= 2.0**31).any():
+        raise ValueError(
+            f"multipliers from {multiplier.min():.3g} to {multiplier.max():.3g} were to become fixed-point numbers.\nThey "
+            "are positive and below 2**31.\nCalibrate with typical data: the output's range is tiny against the input's."
+        )
+    fraction, exponent = np.frexp(multiplier)  # in [0.5, 1)
     m = np.rint(fraction * 2**31)
     shift = -exponent.astype(np.int32)
     shift, m = np.where(m == 2**31, shift - 1, shift), np.where(m == 2**31, 2**30, m)
-    if (shift < -31).any():
-        raise ValueError(
-            f"a multiplier of {np.max(multiplier):.3g} was to become a fixed-point number.\nIt is below 2**31.\n"
-            "Calibrate with typical data: the output's range is tiny against the input's."
-        )
+    m = np.where(shift > 31, 0, m)
     return m.astype(np.int32), np.minimum(shift, 31).astype(np.int32)
 
 

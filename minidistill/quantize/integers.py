@@ -2,7 +2,8 @@
 
 A `QuantizedTensor` is a Tensor whose values are computed only if somebody asks for floats. An integer layer takes the
 integers and never asks; anything else (an operation of a user's own ``forward``, `numpy`) gets the right floats. So a
-model cannot become wrong where integers end, only slower; `integers_only` finds such places. Read ``tensor.py`` and
+model is not wrong where integers end, only slower. Conversion looks for such places (`asked_for_floats`) and lets the
+layer before them give floats; `integers_only` raises there. Read ``tensor.py`` and
 ``affine.py`` before this file.
 """
 
@@ -17,6 +18,7 @@ from ..kernels import dequantize
 from ..tensor import Tensor
 
 _integers_only: ContextVar[bool] = ContextVar("minidistill_integers_only", default=False)
+_asked: ContextVar[list | None] = ContextVar("minidistill_asked_for_floats", default=None)
 
 
 class QuantizedTensor(Tensor):
@@ -27,12 +29,14 @@ class QuantizedTensor(Tensor):
     q : ndarray of uint8, any shape
     scale : float
     zero_point : int
+    maker : Module, optional
+        The layer that gave it.
     """
 
-    __slots__ = ("q", "scale", "zero_point")
+    __slots__ = ("maker", "q", "scale", "zero_point")
 
-    def __init__(self, q, scale, zero_point):
-        self.q, self.scale, self.zero_point = q, scale, zero_point
+    def __init__(self, q, scale, zero_point, maker=None):
+        self.q, self.scale, self.zero_point, self.maker = q, scale, zero_point, maker
         self.requires_grad, self.grad, self._node, self._version = False, None, None, None
 
     @property
@@ -41,8 +45,11 @@ class QuantizedTensor(Tensor):
         if _integers_only.get():
             raise RuntimeError(
                 f"integers of shape {self.q.shape} were turned into floats inside integers_only().\nAn integer layer takes "
-                "them as they are; something else asked for floats.\nConvert the model again, or look at its forward."
+                "them as they are; something else asked for floats.\nCall model.eval() first, if there is dropout; else look "
+                "at the model's own forward."
             )
+        if (asked := _asked.get()) is not None:
+            asked.append(self.maker)
         return dequantize(self.q, np.float32(self.scale), self.zero_point)
 
     shape = property(lambda self: self.q.shape)
@@ -50,8 +57,23 @@ class QuantizedTensor(Tensor):
     ndim = property(lambda self: self.q.ndim)
     size = property(lambda self: self.q.size)
 
+    def __reduce_ex__(self, protocol):
+        """Copies and pickles are off the tape, like those of any tensor."""
+        return QuantizedTensor, (self.q, self.scale, self.zero_point)
+
     def __repr__(self):
         return f"QuantizedTensor(shape={self.shape}, scale={self.scale:.4g}, zero_point={self.zero_point})"
+
+
+@contextmanager
+def asked_for_floats():
+    """The layers whose integers something asked to be floats inside this block, as a list that grows (``as``)."""
+    asked = []
+    token = _asked.set(asked)
+    try:
+        yield asked
+    finally:
+        _asked.reset(token)
 
 
 @contextmanager

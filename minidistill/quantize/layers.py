@@ -10,14 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from .. import ops
-from ..kernels import int8_dense, int8_sums, quantize, requantize_integer
+from ..kernels import dequantize, int8_dense, int8_sums, quantize, requantize_integer
 from ..kernels.packing import PackedMatrix
 from ..nn.forward_only import ForwardOnly
 from ..nn.layers import wrong_features
 from ..nn.module import Module
 from ..nn.serialize import register
 from ..tensor import as_tensor, record
-from .affine import WEIGHT_MAX, bias_room, fixed_point, weight_scales
+from .affine import ACTIVATION_MAX, WEIGHT_MAX, bias_room, fixed_point, weight_scales
 from .integers import QuantizedTensor, floats_arrived
 
 _FLOAT32 = np.dtype(np.float32)
@@ -38,11 +38,13 @@ class QuantizedDense(ForwardOnly):
 
     Attributes
     ----------
-    weight : PackedMatrix of int8, shape (K, M)
+    weight_q : PackedMatrix of int8, shape (K, M)
         In [-127, 127]. In the kernel's layout in memory, plain in a file.
     weight_scale : ndarray of float32, shape (M,)
-    bias : ndarray of int32, shape (M,)
+    bias_q : ndarray of int32, shape (M,)
         At scale ``input_scale * weight_scale``.
+    weight, bias : ndarray of float32
+        What the integers stand for, computed when asked for: a model may use a layer's weight a second time.
     scales : ndarray of float32, shape (2,)
         Of input and output (`input_scale`, `output_scale` look at them). The first is 0 until calibrated, and using it then
         raises; the second is 0 where the output is float.
@@ -58,9 +60,9 @@ class QuantizedDense(ForwardOnly):
         super().__init__(in_features, out_features, activation)
         bias_room(in_features)  # raises if the sums could overflow
         self.after_integers, self.integer_only = bool(after_integers), bool(integer_only)
-        self.weight = PackedMatrix(np.zeros((in_features, out_features), np.int8))
+        self.weight_q = PackedMatrix(np.zeros((in_features, out_features), np.int8))
         self.weight_scale = np.ones(out_features, np.float32)
-        self.bias = np.zeros(out_features, np.int32)
+        self.bias_q = np.zeros(out_features, np.int32)
         self.scales, self.zero_points = np.zeros(2, np.float32), np.zeros(2, np.uint8)
         self._ready = None
 
@@ -69,28 +71,56 @@ class QuantizedDense(ForwardOnly):
     output_scale = property(lambda self: self.scales[1:])
     input_zero_point = property(lambda self: self.zero_points[:1])
     output_zero_point = property(lambda self: self.zero_points[1:])
+    weight = property(lambda self: dequantize(np.asarray(self.weight_q), self.weight_scale, 0))
+    bias = property(lambda self: self.bias_q.astype(np.float32) * self.sum_scale())
 
     @classmethod
     def from_dense(cls, dense, observer, per_channel=True, **options):
-        """Quantize a `Dense` whose inputs the observer has seen; the output is float (see `give_integers`)."""
+        """Quantize a `Dense`; the output is float (see `give_integers`).
+
+        Parameters
+        ----------
+        dense : Dense
+        observer : object with ``scale()``
+            That has seen the layer's inputs.
+        per_channel : bool
+            A scale for each column of the weight, or one for all.
+        options
+            after_integers, integer_only.
+
+        Raises
+        ------
+        ValueError
+            If the observer found no usable scale, or a weight is not finite.
+        """
         layer = cls(dense.in_features, dense.out_features, dense.activation, **options)
-        layer.input_scale[0], layer.input_zero_point[0] = observer.scale()
+        layer.input_scale[0], layer.input_zero_point[0] = _checked(observer.scale(), observer)
         bias = np.zeros(dense.out_features) if dense.bias is None else dense.bias.data
         layer.weight_scale[:] = weight_scales(dense.weight.data, bias, layer.input_scale[0], per_channel)
-        layer.weight[...] = quantize(dense.weight.data, layer.weight_scale, 0, -WEIGHT_MAX, WEIGHT_MAX)
-        layer.bias[:] = np.rint(bias.astype(np.float32) / layer.sum_scale())
+        layer.weight_q[...] = quantize(dense.weight.data, layer.weight_scale, 0, -WEIGHT_MAX, WEIGHT_MAX)
+        layer.bias_q[:] = np.rint(bias.astype(np.float32) / layer.sum_scale())
         layer.check()
         return layer
 
     def give_integers(self, scale, zero_point):
-        """Make the output uint8, for the integer layers that take it. Needs an activation with an integer form."""
-        if self.activation not in (None, "relu"):
-            raise ValueError(
-                f"{self!r} was to give integers.\nOnly a linear layer and relu have an integer form.\n"
-                "Leave its output float, or use relu."
-            )
+        """Make the output uint8 at this scale and zero point, for the integer layers that take it.
+
+        Raises
+        ------
+        ValueError
+            If the activation has no integer form, or a multiplier is not positive and finite.
+        """
         self.output_scale[0], self.output_zero_point[0] = scale, zero_point
         self.check()
+
+    def give_floats(self):
+        """Make the output float again."""
+        self.give_integers(0, 0)
+
+    def multiplier(self):
+        """M = (S_x * S_w) / S_y, float32 (M,), in this order: what takes a sum to the steps of the output."""
+        with np.errstate(over="ignore", divide="ignore"):  # `check` refuses what is not finite
+            return self.sum_scale() / self.output_scale[0]
 
     def sum_scale(self):
         """What one unit of the int32 sums stands for: S_x * S_w, float32 (M,)."""
@@ -100,7 +130,7 @@ class QuantizedDense(ForwardOnly):
     def check(self):
         """Refuse arrays with which the integer arithmetic would not be exact; run for every layer made or loaded."""
         self._ready = None
-        scale, weight = self.sum_scale(), np.asarray(self.weight)
+        scale, weight = self.sum_scale(), np.asarray(self.weight_q)
         calibrated = self.input_scale[0] != 0
         if calibrated and not (np.isfinite(scale).all() and min(self.weight_scale.min(), scale.min()) > 0):
             raise ValueError(
@@ -112,7 +142,9 @@ class QuantizedDense(ForwardOnly):
                 f"{self!r} has the output scale {self.output_scale[0]}.\nIt is positive and finite, or 0 for floats.\n"
                 "Make it with quantize.post_training."
             )
-        largest = int(np.abs(self.bias.astype(np.int64)).max())
+        if self.output_scale[0]:
+            self._check_output()
+        largest = int(np.abs(self.bias_q.astype(np.int64)).max())
         if weight.min() < -WEIGHT_MAX or largest > bias_room(self.in_features):
             raise ValueError(
                 f"{self!r} has weights down to {weight.min()} and biases up to {largest}.\nWeights are in "
@@ -120,20 +152,35 @@ class QuantizedDense(ForwardOnly):
                 "Make it with quantize.post_training."
             )
 
+    def _check_output(self):
+        if self.activation not in (None, "relu"):
+            raise ValueError(
+                f"{self!r} was to give integers.\nOnly a linear layer and relu have an integer form.\n"
+                "Leave its output float, or use relu."
+            )
+        multiplier = self.multiplier()
+        if not (np.isfinite(multiplier).all() and multiplier.min() > 0):
+            raise ValueError(
+                f"{self!r} has multipliers from {multiplier.min():.3g} to {multiplier.max():.3g}.\nThey take sums to the "
+                "steps of the output, and are positive and finite.\nCalibrate with typical data."
+            )
+        if self.integer_only:
+            fixed_point(multiplier)  # raises if one has no such form
+
     def forward(self, x):
         """x of shape (..., K) to (..., M). A gradient cannot pass."""
         x = as_tensor(x)
         if not x.shape or x.shape[-1] != self.in_features:
             raise ValueError(wrong_features(self, x.shape))
         if isinstance(x, QuantizedTensor):
-            rows = QuantizedTensor(x.q.reshape(-1, self.in_features), x.scale, x.zero_point)
+            rows = QuantizedTensor(x.q.reshape(-1, self.in_features), x.scale, x.zero_point, x.maker)
         else:
-            rows = np.asarray(x.data, np.float32).reshape(-1, self.in_features)
+            rows = np.ascontiguousarray(x.data, np.float32).reshape(-1, self.in_features)
         out, shape = self.infer(rows), (*x.shape[:-1], self.out_features)
         if not isinstance(out, QuantizedTensor):
             return record("QuantizedDense", out.reshape(shape), (x,), self._refuse, saves=())
         recorded = record("QuantizedDense", out.q.reshape(shape), (x,), self._refuse, saves=())
-        result = QuantizedTensor(recorded.data, out.scale, out.zero_point)
+        result = QuantizedTensor(recorded.data, out.scale, out.zero_point, self)
         result._node, result.requires_grad = recorded._node, recorded.requires_grad
         return result
 
@@ -142,29 +189,30 @@ class QuantizedDense(ForwardOnly):
         ready = self._ready or self._prepare()
         if type(x) is QuantizedTensor and x.scale == ready.input_scale and x.zero_point == ready.input_zero_point:
             rows, source = x.q, None
-        elif type(x) is np.ndarray and x.dtype is _FLOAT32:
-            rows, source = x, ready.source
+        else:
+            rows, source = x if type(x) is np.ndarray and x.dtype is _FLOAT32 else _as_floats(x), ready.source
             if self.after_integers:
                 floats_arrived(self)
-        else:  # integers of another scale, lists, images, float64: as in training
-            return self(x.numpy() if isinstance(x, QuantizedTensor) else x).numpy()
         if rows.ndim != 2 or rows.shape[1] != self.in_features:
-            return self(x)._data
-        if ready.shift is not None:
-            q = rows if source is None else quantize(rows, *source, 0, 255)
-            out = requantize_integer(
-                int8_sums(q, self.weight, ready.init), ready.multiplier, ready.shift, *ready.target
-            )
-        else:
-            out = int8_dense(rows, self.weight, ready.init, ready.scale, source, ready.target)
+            out = self(x)  # which knows other shapes, and how to refuse them
+            return out if type(out) is QuantizedTensor else out.numpy()
+        out = self._integers(rows, source, ready)
         if ready.target is not None:
-            return QuantizedTensor(out, ready.output_scale, ready.output_zero_point)
+            return QuantizedTensor(out, ready.output_scale, ready.output_zero_point, self)
         return out if self.activation is None else ops.ACTIVATIONS[self.activation](out)[0]
 
+    def _integers(self, rows, source, ready):
+        """The kernel's result: uint8 if there is a target, else float32 before the activation."""
+        if ready.shift is None:
+            return int8_dense(rows, self.weight_q, ready.init, ready.scale, source, ready.target)
+        q = rows if source is None else quantize(rows, *source, 0, 255)
+        sums = int8_sums(q, self.weight_q, ready.init)
+        return requantize_integer(sums, ready.multiplier, ready.shift, *ready.target)
+
     def integer_sums(self, x):
-        """The int32 accumulators (N, M), bias included, for float inputs (N, K)."""
+        """The accumulators, ndarray of int32 (N, M), bias included, for float inputs (N, K)."""
         ready = self._ready or self._prepare()
-        return int8_sums(quantize(x, *ready.source, 0, 255), self.weight, ready.init)[:, : self.out_features]
+        return int8_sums(quantize(_as_floats(x), *ready.source, 0, 255), self.weight_q, ready.init)
 
     def derived(self):
         return [] if self._ready is None else self._ready.arrays
@@ -184,13 +232,29 @@ class QuantizedDense(ForwardOnly):
     @staticmethod
     def stored_shapes(config):
         """As in `Dense`."""
-        return {"weight": (config["in_features"], config["out_features"])}
+        return {"weight_q": (config["in_features"], config["out_features"])}
 
     def __repr__(self):
         return f"{super().__repr__()[:-1]}, output={'uint8' if self.output_scale[0] else 'float32'})"
 
     def __getstate__(self):
         return {**vars(self), "_ready": None}  # copies compute it again
+
+
+def _checked(scale_and_zero_point, observer):
+    """What an observer found, if a user's own found it right: a positive scale, a zero point that uint8 holds."""
+    scale, zero_point = scale_and_zero_point
+    if not (0 < scale < np.inf and 0 <= zero_point <= ACTIVATION_MAX and zero_point == int(zero_point)):
+        raise ValueError(
+            f"{type(observer).__name__}.scale() gave the scale {scale} and the zero point {zero_point}.\nA scale is positive "
+            "and finite, a zero point a whole number in [0, 255].\nFinish with quantize.activation_scale(low, high)."
+        )
+    return scale, zero_point
+
+
+def _as_floats(x):
+    """Anything that holds numbers as a float32 array, integers of another scale included."""
+    return np.ascontiguousarray(as_tensor(x).numpy(), np.float32)
 
 
 class _Ready:
@@ -202,10 +266,9 @@ class _Ready:
         self.source = np.float32(self.input_scale), self.input_zero_point
         zero = self.output_zero_point
         self.target = (zero, zero if layer.activation == "relu" else 0) if self.output_scale else None
-        weight = layer.weight
-        self.init = weight.pad(layer.bias - self.input_zero_point * weight.column_sums())
-        scale = layer.sum_scale()  # in float32, and in this order: DESIGN.md, "One rounding"
-        scale = scale / layer.output_scale[0] if self.target else scale
+        weight = layer.weight_q
+        self.init = weight.pad(layer.bias_q - self.input_zero_point * weight.sums)
+        scale = layer.multiplier() if self.target else layer.sum_scale()
         self.multiplier = self.shift = None
         if layer.integer_only and self.target:
             self.multiplier, self.shift = fixed_point(scale)
@@ -221,7 +284,7 @@ class QuantizedReLU(Module):
         """Any shape, unchanged."""
         if not isinstance(x, QuantizedTensor):
             return ops.activate("relu", x)
-        out = QuantizedTensor(np.maximum(x.q, np.uint8(x.zero_point)), x.scale, x.zero_point)
+        out = QuantizedTensor(np.maximum(x.q, np.uint8(x.zero_point)), x.scale, x.zero_point, x.maker)
         out._node, out.requires_grad = x._node, x.requires_grad
         return out
 

@@ -289,6 +289,7 @@ def make_observer(kind, name="a tensor"):
     if not callable(kind):
         raise ValueError(
             f"observer={kind!r} was asked for.\nKnown are {', '.join(map(repr, OBSERVERS))}, or anything that makes an "
-            'observer from a name.\nWrite observer="percentile", or functools.partial(Percentile, percentile=99.9).'
+            'observer from a name (a class, not an object).\nWrite observer="percentile", or functools.partial(Percentile, '
+            "percentile=99.9)."
         )
     return kind(name)

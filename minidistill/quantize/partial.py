@@ -25,7 +25,12 @@ BLOCK = 256  # rows of a weight that are floats at a time
 
 
 class _FloatInputDense(ForwardOnly):
-    """int8 weights with float inputs and a float bias: what the two classes below share."""
+    """int8 weights with float inputs and a float bias: what the two classes below share.
+
+    ``weight`` is what the integers stand for, computed when asked for: a model may use a layer's weight a second time.
+    """
+
+    weight = property(lambda self: dequantize(np.asarray(self.weight_q), self.weight_scale, 0))
 
     def __init__(self, in_features, out_features, activation=None, bias=True):
         super().__init__(in_features, out_features, activation)
@@ -34,10 +39,10 @@ class _FloatInputDense(ForwardOnly):
 
     @classmethod
     def from_dense(cls, dense, per_channel=True):
-        """Quantize the weight of a `Dense`."""
+        """Quantize the weight (K, M) of a `Dense`; raises ValueError if it is not finite."""
         layer = cls(dense.in_features, dense.out_features, dense.activation, dense.bias is not None)
         layer.weight_scale[:] = weight_scales(dense.weight.data, per_channel=per_channel)
-        layer.weight[...] = quantize(dense.weight.data, layer.weight_scale, 0, -WEIGHT_MAX, WEIGHT_MAX)
+        layer.weight_q[...] = quantize(dense.weight.data, layer.weight_scale, 0, -WEIGHT_MAX, WEIGHT_MAX)
         if dense.bias is not None:
             layer.bias[:] = dense.bias.data
         layer.check()
@@ -62,7 +67,7 @@ class _FloatInputDense(ForwardOnly):
     @staticmethod
     def stored_shapes(config):
         """As in `Dense`."""
-        return {"weight": (config["in_features"], config["out_features"])}
+        return {"weight_q": (config["in_features"], config["out_features"])}
 
 
 @register
@@ -71,14 +76,14 @@ class WeightOnlyDense(_FloatInputDense):
 
     Attributes
     ----------
-    weight : ndarray of int8, shape (K, M)
+    weight_q : ndarray of int8, shape (K, M)
     weight_scale : ndarray of float32, shape (M,)
     bias : ndarray of float32, shape (M,), or None
     """
 
     def __init__(self, in_features, out_features, activation=None, bias=True):
         super().__init__(in_features, out_features, activation, bias)
-        self.weight = np.zeros((in_features, out_features), np.int8)
+        self.weight_q = np.zeros((in_features, out_features), np.int8)
 
     def compute(self, x):
         """(N, K) to (N, M): the scales come last, since a column shares one."""
@@ -86,7 +91,7 @@ class WeightOnlyDense(_FloatInputDense):
         z = np.zeros((len(x), self.out_features), np.float32)
         for begin in range(0, self.in_features, BLOCK):
             part = slice(begin, begin + BLOCK)
-            z += product(x[:, part], dequantize(self.weight[part], np.float32(1), 0))
+            z += product(x[:, part], dequantize(self.weight_q[part], np.float32(1), 0))
         z *= self.weight_scale
         return self._biased(z)
 
@@ -99,7 +104,7 @@ class DynamicDense(_FloatInputDense):
 
     Attributes
     ----------
-    weight : PackedMatrix of int8, shape (K, M)
+    weight_q : PackedMatrix of int8, shape (K, M)
     weight_scale : ndarray of float32, shape (M,)
     bias : ndarray of float32, shape (M,), or None
     """
@@ -107,19 +112,13 @@ class DynamicDense(_FloatInputDense):
     def __init__(self, in_features, out_features, activation=None, bias=True):
         super().__init__(in_features, out_features, activation, bias)
         bias_room(in_features)  # raises if the sums could overflow
-        self.weight = PackedMatrix(np.zeros((in_features, out_features), np.int8))
-        self.column_sums = np.zeros(out_features, np.int32)
-
-    def check(self):
-        """As above; and the column sums belong to the weight."""
-        super().check()
-        self.column_sums[:] = self.weight.column_sums()
+        self.weight_q = PackedMatrix(np.zeros((in_features, out_features), np.int8))
 
     def compute(self, x):
-        """(N, K) to (N, M)."""
+        """float32 (N, K) to float32 (N, M). Raises ValueError if x holds NaN or infinity."""
         q, scale, zero_point = quantize_rows(np.asarray(x, np.float32))
-        sums = int8_sums(q, self.weight, np.zeros(self.out_features, np.int32))
-        z = dequantize_sums(sums, scale, zero_point, self.column_sums, self.weight_scale)
+        sums = int8_sums(q, self.weight_q, np.zeros(self.out_features, np.int32))
+        z = dequantize_sums(sums, scale, zero_point, self.weight_q.sums, self.weight_scale)
         return self._biased(z)
 
 
@@ -134,9 +133,13 @@ class QuantizedEmbedding(Module):
 
     Attributes
     ----------
-    weight : ndarray of int8, shape (R, D)
+    weight_q : ndarray of int8, shape (R, D)
     weight_scale : ndarray of float32, shape (R,)
+    weight : ndarray of float32, shape (R, D)
+        What the integers stand for, computed when asked for.
     """
+
+    weight = property(lambda self: self.weight_q * self.weight_scale[:, None])
 
     def __init__(self, num_embeddings, embedding_dim):
         if min(num_embeddings, embedding_dim) < 1:
@@ -145,16 +148,16 @@ class QuantizedEmbedding(Module):
                 "Make it with quantize.post_training, from a model with an nn.Embedding."
             )
         self.num_embeddings, self.embedding_dim = int(num_embeddings), int(embedding_dim)
-        self.weight = np.zeros((self.num_embeddings, self.embedding_dim), np.int8)
+        self.weight_q = np.zeros((self.num_embeddings, self.embedding_dim), np.int8)
         self.weight_scale = np.ones(self.num_embeddings, np.float32)
 
     @classmethod
     def from_embedding(cls, embedding):
-        """Quantize the table of an `Embedding`."""
+        """Quantize the table (R, D) of an `Embedding`; raises ValueError if it is not finite."""
         layer = cls(embedding.num_embeddings, embedding.embedding_dim)
         table = embedding.weight.data
         layer.weight_scale[:] = row_scales(table)
-        layer.weight[:] = quantize(np.ascontiguousarray(table.T), layer.weight_scale, 0, -WEIGHT_MAX, WEIGHT_MAX).T
+        layer.weight_q[:] = quantize(np.ascontiguousarray(table.T), layer.weight_scale, 0, -WEIGHT_MAX, WEIGHT_MAX).T
         return layer
 
     def check(self):
@@ -168,7 +171,7 @@ class QuantizedEmbedding(Module):
     def forward(self, ids):
         """ids of any shape S, whole numbers in [0, R), to (*S, D)."""
         ids = check_ids(self, ids)
-        rows = lookup_rows(self.weight, self.weight_scale, ids.reshape(-1))
+        rows = lookup_rows(self.weight_q, self.weight_scale, ids.reshape(-1))
         return Tensor(rows.reshape(*ids.shape, self.embedding_dim))
 
     def config(self):
@@ -177,7 +180,7 @@ class QuantizedEmbedding(Module):
     @staticmethod
     def stored_shapes(config):
         """As in `Dense`."""
-        return {"weight": (config["num_embeddings"], config["embedding_dim"])}
+        return {"weight_q": (config["num_embeddings"], config["embedding_dim"])}
 
     def __repr__(self):
         return f"QuantizedEmbedding({self.num_embeddings}, {self.embedding_dim})"

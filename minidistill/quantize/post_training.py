@@ -5,19 +5,25 @@ so that any module works, not only `Sequential`). Then the graph says which laye
 at the scale of the layer that takes it. Dynamic and weight-only quantization need no data. Read ``layers.py``,
 ``partial.py`` and ``nn/graph.py`` before this file.
 
-Given up: a layer that is called twice with different neighbours gives floats, as does one before an operation other than
-relu and dropout. `QuantizedDense` shows its output's type.
+The trace sees one path, and not everything (``nn/graph.py``). So the calibration data runs through the new model too, and a
+layer whose integers something asked to be floats gives floats from then on.
+
+Given up: a layer that is called twice gives floats, as does one before an operation other than relu and dropout.
+`QuantizedDense` shows its output's type.
 """
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from ..datasets import Dataset
-from ..nn import Activation, Dropout, Embedding, replace, trace, watch
+from ..nn import Activation, Dropout, Embedding, Module, replace, trace, watch
 from ..nn.forward_only import replaceable
 from ..tensor import as_tensor
 from ..training import predict
+from .integers import asked_for_floats
 from .layers import QuantizedDense, QuantizedReLU
 from .observers import make_observer
 from .partial import DynamicDense, QuantizedEmbedding, WeightOnlyDense
@@ -49,7 +55,8 @@ def post_training(
         "static": scales of activations are fixed, and integers pass from layer to layer; "dynamic": each row finds its own
         scale; "weight_only": float arithmetic.
     observer : str or callable
-        "minmax", "moving_average", "percentile", "mse", "entropy", or ``observer(name)``; see ``observers.py``.
+        "minmax", "moving_average", "percentile", "mse", "entropy"; or ``observer(name)`` that returns an object with
+        ``see(x)`` and ``scale()``, such as those of ``observers.py``.
     per_channel : bool
         A scale for each column of a weight, or one for all.
     integer_only : bool
@@ -57,20 +64,32 @@ def post_training(
     embeddings : bool
         Whether tables become int8.
     batch_size : int
-        Samples that pass through the model at a time; no influence on the result beyond rounding.
+        Samples that pass through the model at a time. It decides what a batch is for "moving_average", and otherwise has no
+        influence beyond rounding.
 
     Returns
     -------
     Module
+        In eval mode: it does not train.
 
     Raises
     ------
     ValueError
         If there is nothing to quantize, a layer is not reached by the calibration data, or NaN or infinity appears.
     """
+    if not isinstance(model, Module):
+        raise TypeError(
+            f"post_training got a {type(model).__name__} as the model.\nA model is an nn.Module.\n"
+            "Write quantize.post_training(model, calibration=train.x)."
+        )
     if mode not in MODES:
         raise ValueError(
             f"post_training got mode={mode!r}.\nThe modes are: {', '.join(MODES)}.\nChoose one; static is the fastest."
+        )
+    if mode != "static" and (observer != "minmax" or integer_only):
+        raise ValueError(
+            f"post_training got an observer or integer_only with mode={mode!r}.\nThey choose or use fixed scales, which "
+            "only static quantization has.\nLeave them out, or write mode='static'."
         )
     layers, tables = replaceable(model), _tables(model) if embeddings else {}
     if not layers and not tables:
@@ -87,7 +106,9 @@ def post_training(
     twin = model.copy()
     for path, layer in made.items():
         twin = replace(twin, path, layer)
-    return twin
+    if mode == "static" and layers:
+        _separate(twin, layers, calibration, batch_size)
+    return twin.eval()
 
 
 def _tables(model):
@@ -103,16 +124,45 @@ def _static(model, layers, calibration, observer, per_channel, integer_only, bat
             "Pass calibration=train.x, or mode='dynamic'."
         )
     observers = _calibrate(model, layers, calibration, observer, batch_size)
-    between, follows, feeds = _integer_edges(model, layers, calibration)
-    made = {path: QuantizedReLU() for path in between}
+    edges, follows = _integer_edges(model, layers, calibration)
+    made = {}
     for path, layer in layers.items():
         options = {"after_integers": path in follows, "integer_only": integer_only}
         made[path] = QuantizedDense.from_dense(layer, observers[path], per_channel, **options)
-    for path, takers in feeds.items():
+    for path, (takers, relus) in edges.items():
         targets = {(float(made[p].input_scale[0]), int(made[p].input_zero_point[0])) for p in takers}
         if len(targets) == 1:  # one tensor, seen by all of them
-            made[path].give_integers(*targets.pop())
+            _join(made, path, targets.pop(), relus)
     return made
+
+
+def _join(made, path, target, relus):
+    """Let a layer give integers, and do the relu that follows it; unless that is beyond its arithmetic."""
+    layer, activation = made[path], made[path].activation
+    layer.activation = "relu" if relus else activation
+    try:
+        layer.give_integers(*target)
+        made |= {relu: QuantizedReLU() for relu in relus}
+    except ValueError:
+        layer.activation = activation
+        layer.give_floats()
+
+
+def _separate(twin, layers, calibration, batch_size):
+    """Run the new model over the data, and let layers give floats whose integers something asked to be floats."""
+    made = {path: layer for path, layer in twin.named_modules() if isinstance(layer, QuantizedDense)}
+    while True:
+        with (
+            asked_for_floats() as asked,
+            watch(lambda module, inputs, output: output),
+        ):  # watched, it stays on this thread
+            predict(twin, calibration, batch_size)
+        separate = [path for path, layer in made.items() if any(layer is maker for maker in asked)]
+        for path in separate:
+            made[path].activation = layers[path].activation  # without the relu that follows
+            made[path].give_floats()
+        if not separate:
+            return
 
 
 def _calibrate(model, layers, calibration, observer, batch_size):
@@ -135,26 +185,39 @@ def _integer_edges(model, layers, calibration):
 
     Returns
     -------
-    between : list of str
-        Paths of relu layers that only integers reach.
+    edges : dict of str to (list of str, list of str)
+        For each Dense layer whose result goes to Dense layers only, through nothing but dropout and relu: paths of these,
+        and of the relu layers on the way.
     follows : set of str
         Paths of Dense layers somewhere after another one.
-    feeds : dict of str to list of str
-        For each Dense layer whose result goes to Dense layers only, through nothing but dropout and relu: these.
     """
-    graph = trace(model, *_first_rows(calibration))
+    try:
+        graph = trace(model, *_first_rows(calibration))
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        LookupError,
+        AssertionError,
+        AttributeError,
+    ) as error:  # of a user's forward
+        cause = str(error).split("\n")[0]
+        warnings.warn(
+            f"post_training could not follow the model: {cause}\nIts layers compute in integers, with floats between them.\n"
+            "Let each module return one Tensor, and run on two samples.",
+            stacklevel=4,
+        )
+        return {}, set()
     dense = {id(node): node.name for node in graph.nodes if node.kind == "layer" and node.name in layers}
-    calls = [node.name for node in graph.layers]
-    feeds, between = {}, []
+    calls, edges = [node.name for node in graph.layers], {}
     for node in graph.nodes:
         if id(node) not in dense or calls.count(node.name) > 1 or node.module.activation not in (None, "relu"):
             continue
-        takers, passed = _takers(graph, node, dense)
+        takers, relus = _takers(graph, node, dense)
         if takers and None not in takers:
-            feeds[node.name] = takers
-            between += passed
+            edges[node.name] = takers, relus
     follows = {dense[id(node)] for node in graph.nodes if id(node) in dense and _comes_after(node, dense)}
-    return between, follows, feeds
+    return edges, follows
 
 
 def _takers(graph, node, dense):

@@ -42,7 +42,7 @@ class LayerError(NamedTuple):
 
 
 class ErrorReport(list):
-    """The `LayerError` of every quantized layer, in the order of computation; prints as a table."""
+    """The `LayerError` of every quantized `Dense`, in the order of computation; prints as a table."""
 
     @property
     def worst(self):
@@ -93,9 +93,12 @@ def error_report(model, quantized, data, batch_size=256):
     floats, integers = _record(model, pairs, data, batch_size), _record(quantized, pairs, data, batch_size)
     report = ErrorReport()
     for path, (inputs, outputs) in floats.items():
+        if path not in integers or integers[path][1].shape != outputs.shape:
+            continue  # the two models went different ways, at a branch of their own
+        outputs = _with_relu(model.get(path), pairs[path], outputs)
         alone = pairs[path](inputs).numpy()
         saturated = _saturated(pairs[path], inputs)
-        so_far = signal_to_noise(outputs, integers[path][1])
+        so_far = signal_to_noise(outputs, _with_relu(model.get(path), pairs[path], integers[path][1]))
         report.append(
             LayerError(path, signal_to_noise(outputs, alone), so_far, float(np.abs(alone - outputs).max()), saturated)
         )
@@ -103,8 +106,27 @@ def error_report(model, quantized, data, batch_size=256):
 
 
 def signal_to_noise(exact, approximate):
-    """10 log10(sum exact² / sum (exact - approximate)²) in dB: 6 dB are one bit. inf if they are equal."""
+    """10 log10(sum exact² / sum (exact - approximate)²) in dB: 6 dB are one bit. inf if they are equal.
+
+    Parameters
+    ----------
+    exact, approximate : ndarray, of one shape
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
     exact, approximate = np.asarray(exact, np.float64), np.asarray(approximate, np.float64)
+    if exact.shape != approximate.shape:
+        raise ValueError(
+            f"signal_to_noise got shapes {exact.shape} and {approximate.shape}.\nIt compares number by number.\n"
+            "Pass the outputs of two models for the same inputs."
+        )
     noise = np.square(exact - approximate).sum()
     signal = np.square(exact).sum()
     return float("inf") if noise == 0 else float(10 * np.log10(max(signal, np.finfo(np.float64).tiny) / noise))
@@ -124,6 +146,11 @@ def _record(model, paths, data, batch_size):
     with watch(note):
         predict(model, data, batch_size)
     return {path: tuple(np.concatenate(rows) for rows in pair) for path, pair in seen.items()}
+
+
+def _with_relu(layer, twin, outputs):
+    """Outputs of the float layer, with the relu that was a layer of its own and that the integer layer does itself."""
+    return np.maximum(outputs, 0) if twin.activation == "relu" != layer.activation else outputs
 
 
 def _saturated(layer, inputs):

@@ -45,7 +45,8 @@ def predict(model, x, batch_size=256):
         If there are no samples, inputs differ in length, or a floating one holds NaN or infinity.
     """
     _check_model(model, "predict")
-    check_batch_size(batch_size)
+    if type(batch_size) is not int or batch_size < 1:
+        check_batch_size(batch_size)
     inputs = _checked_inputs(x)
     rows = len(inputs[0])
     if rows == 1 and not is_watched():  # nothing to share, and each microsecond shows
@@ -54,8 +55,12 @@ def predict(model, x, batch_size=256):
                 output = model.infer(*inputs)
             except NeedsTensors:
                 output = model(*inputs)
-        return _as_array(output)
-    run, work, in_blas = _way_through(model, rows)
+        return output if type(output) is np.ndarray else output.numpy()
+    work_per_row = None if is_watched() else model.work_per_row()
+    if work_per_row is None:  # layers of the user's, and a `watch` block, expect to be called as in training
+        run, work, in_blas = model, 0, 0
+    else:
+        run, work, in_blas = model.infer, rows * work_per_row[0], rows * work_per_row[1]
     with OneBlasThread() if in_blas > SMALL else _NOTHING:
         if work >= WORTH_SPLITTING and rows >= MANY_ROWS:
             # Rows, not products: a thread takes its rows through all layers, and nothing is handed over in between.
@@ -70,15 +75,6 @@ def predict(model, x, batch_size=256):
 _NOTHING = nullcontext()
 
 
-def _way_through(model, rows):
-    """What to call with a batch, and how many multiplications all rows will take, in all and in BLAS.
-
-    `infer`, on plain arrays; but the call, as in training, where layers of the user's or a `watch` block expect it.
-    """
-    work = None if is_watched() else model.work_per_row()
-    return (model, 0, 0) if work is None else (model.infer, rows * work[0], rows * work[1])
-
-
 def _predict_part(run, inputs, batch_size, parts, lo, hi):
     parts[lo] = _predict_rows(run, inputs, batch_size, lo, hi)
 
@@ -87,14 +83,13 @@ def _predict_rows(run, inputs, batch_size, lo, hi):
     """Outputs for the rows [lo, hi), a batch at a time. Mode and tape are set here: each thread has its own."""
     with mode(training=False), recording(False):
         if lo == 0 and len(inputs[0]) == hi <= batch_size:
-            return [_as_array(run(*inputs))]
+            output = run(*inputs)
+            return [
+                output if type(output) is np.ndarray else output.numpy()
+            ]  # a tensor, or integers of a cut-off model
         cuts = [slice(i, min(i + batch_size, hi)) for i in range(lo, hi, batch_size)]
-        return [_as_array(run(*[x[cut] for x in inputs])) for cut in cuts]
-
-
-def _as_array(output):
-    """The floats, also of integers that a cut-off model gives."""
-    return output if type(output) is np.ndarray else output.numpy()
+        outputs = [run(*[x[cut] for x in inputs]) for cut in cuts]
+        return [output if type(output) is np.ndarray else output.numpy() for output in outputs]
 
 
 def _checked_inputs(x):
@@ -103,7 +98,9 @@ def _checked_inputs(x):
         return x.inputs
     if type(x) is np.ndarray and x.dtype in _FLOATS and x.size:
         flat = x.ravel()
-        if flat.dot(flat) < np.inf:  # one fast pass that nearly all inputs pass; the others are looked at closely
+        with np.errstate(over="ignore"):
+            squares = flat.dot(flat)
+        if squares < np.inf:  # one fast pass that nearly all inputs pass; the others are looked at closely
             return (x,)
     return Dataset(_as_arrays(x), None, dtype=None).inputs
 

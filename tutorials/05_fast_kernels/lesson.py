@@ -8,8 +8,9 @@
 # **Prerequisites.** NumPy; lesson 4 for why these numbers have 8 bits. **Time.** 90 minutes to work through; the script runs
 # in under a minute.
 #
-# All times are measured on your machine, on one thread. Speed is never asserted, since your processor is not ours; equality
-# always is: integers, with `==`. Some processors lack some instructions. Then those rungs are left out.
+# All times are measured on your machine, on one thread. Speed is asserted only where no processor could be otherwise
+# (compiled loops against Python, a function against itself); equality always is: integers, with `==`. Some processors
+# lack some instructions. Then those rungs are left out.
 
 # %%
 import re
@@ -732,6 +733,10 @@ for name, t in compare(sides, seconds=0.05, settle=0.02).items():
     print(f"{name:<22}{timing.show(t):>14}{gops(name, t):10.1f} Gop/s")
 
 # %% [markdown]
+# Packing reads and writes the whole weight, in NumPy. The more rows x has, the less it shows; for few rows it eats
+# the advantage. A model packs when it is loaded, so the engine's clock starts after it; a benchmark of a single
+# product has to say which it means.
+#
 # ## 5.9 The ladder
 #
 # Now all rungs in one run, on the same operands, on one thread.
