@@ -73,9 +73,8 @@ def int8_dense(
     target: tuple | None = None,
 ) -> np.ndarray:
     """As `reference.int8_dense`: rounding in, product and rounding out in one pass over a few rows at a time."""
-    if not _fits(scale, weight, _FLOAT32):
-        raise _misfit(x, weight, scale, source)
-    scale = scale if scale.size == weight.columns else weight.pad(scale)
+    if scale.size != weight.columns or scale.dtype is not _FLOAT32:
+        scale = _padded(x, weight, scale, _FLOAT32, source)
     if target is None:
         return _run(FLOATS, x, weight, init, scale, source, 0, 0)
     return _run(BYTES, x, weight, init, scale, source, *target)
@@ -88,17 +87,19 @@ _NO_SCALE, _NO_SOURCE = np.zeros(1, np.float32), (1.0, 0)
 
 def _run(result, x, weight, init, scale, source, zero_point, low):
     """Choose the kernel, give it what it needs, and share the rows if there is much to multiply."""
-    kind, (k, n), rows = weight.kind, weight.shape, len(x)
-    x = kernel_input(x)
-    if x.ndim != 2 or x.shape[1] != k or x.dtype != (_FLOAT32 if source else _UINT8) or not _fits(init, weight, _INT32):
-        raise _misfit(x, weight, init, source)  # these are addresses: a wrong shape would be read beyond the end
-    init = init if init.size == weight.columns else weight.pad(init)
+    kind, (k, n), shape, wanted = weight.kind, weight.shape, x.shape, _FLOAT32 if source else _UINT8
+    # Inside, arrays are addresses: a wrong shape or type would be read beyond its end.
+    if len(shape) != 2 or shape[1] != k or (x.dtype is not wanted and x.dtype != wanted):
+        raise _misfit(x, weight, init, source)
+    x, rows = x if x.flags.carray else kernel_input(x), shape[0]
+    if init.size != weight.columns or init.dtype is not _INT32:
+        init = _padded(x, weight, init, _INT32, source)
     size = rows * n
     out = (np.empty if size < _ALIGN_FROM else aligned)((rows, n), _RESULTS[result])
     in_scale, in_zero = source or _NO_SOURCE
-    kernel = _block_kernel(kind, result, source is not None)
-    arguments = (x, weight.data, init, scale, float(in_scale), float(in_zero), float(zero_point), float(low), out)
-    panels = weight.data.shape[0]
+    kernel, data = _block_kernel(kind, result, source is not None), weight.data
+    arguments = (x, data, init, scale, float(in_scale), float(in_zero), float(zero_point), float(low), out)
+    panels = data.shape[0]
     if size * (k + _COST_OF_A_SUM) < _WORTH_SPLITTING[kind] and k * n < _WORTH_SHARING:
         found_nan = kernel(*arguments, 0, rows, 0, panels)
     elif rows >= _MANY_ROWS:
@@ -112,8 +113,11 @@ def _run(result, x, weight, init, scale, source, zero_point, low):
     return out
 
 
-def _fits(array, weight, dtype):
-    return array.dtype == dtype and (array.size == weight.columns or array.size == weight.shape[1])
+def _padded(x, weight, values, dtype, source):
+    """Numbers for the columns, in whole panels; or an error, if they are not of this type or not as many as the columns."""
+    if values.dtype != dtype or values.size not in (weight.shape[1], weight.columns):
+        raise _misfit(x, weight, values, source)
+    return values if values.size == weight.columns else weight.pad(values)
 
 
 def _misfit(x, weight, column_values, source):

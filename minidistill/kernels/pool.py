@@ -30,6 +30,8 @@ from minidistill.kernels.spin import watch
 class _Part:
     """A range of rows for a worker. It is claimed before it is begun, so a caller who is interrupted can claim it back."""
 
+    __slots__ = ("call", "claim", "end", "ended", "error")
+
     def __init__(self, function, arguments):
         self.call, self.error, self.ended = (function, arguments), None, False
         self.claim, self.end = threading.Lock(), threading.Lock()
@@ -56,14 +58,14 @@ class _Worker:
         threading.Thread(target=self._serve, name="minidistill", daemon=True).start()
 
     def _serve(self):
+        number = 0
         while True:
-            watch(self.counters, 0, int(self.counters[8]))
+            watch(self.counters, 0, number, say=8)
             number, part = self.inbox.get()
             if part is None:
                 return
             part.run()
             part = None
-            self.counters[8] = number
 
     def start(self, part):
         self.number += 1
@@ -71,7 +73,7 @@ class _Worker:
         self.counters[0] = self.number
 
     def wait(self, part):
-        watch(self.counters, 8, self.number - 1)
+        watch(self.counters, 8, self.number - 1, let_go=False)
         if not part.ended:
             part.end.acquire()
 
@@ -100,8 +102,10 @@ class _Pool:
     def _split(self, function, arguments, rows):
         count = min(self.threads, rows)
         cuts = [rows * i // count for i in range(count + 1)]
-        parts = [_Part(function, (*arguments, lo, hi)) for lo, hi in zip(cuts, cuts[1:-1])]
-        pairs, all_started = list(zip(self.workers, parts)), False
+        pairs = [
+            (worker, _Part(function, (*arguments, lo, hi))) for worker, lo, hi in zip(self.workers, cuts, cuts[1:-1])
+        ]
+        all_started = False
         try:
             for worker, part in pairs:
                 worker.start(part)

@@ -33,7 +33,9 @@ def _look(typingctx, address):
 
 
 @exact_kernel
-def _watch(counters, i, known, looks, let_go):
+def _watch(counters, i, known, say, looks, let_go):
+    if say >= 0:
+        counters[say] = known  # only here, where the interpreter lock is given back: whoever sees it can have it
     address = counters.ctypes.data + i * 8
     for _ in range(looks):
         if _look(address) != known:
@@ -42,7 +44,7 @@ def _watch(counters, i, known, looks, let_go):
             break
 
 
-def watch(counters: np.ndarray, i: int, known: int) -> None:
+def watch(counters: np.ndarray, i: int, known: int, say: int = -1, let_go: bool = True) -> None:
     """Return when ``counters[i]`` is no longer ``known``, or after a while. Without the compiler: at once.
 
     Parameters
@@ -50,6 +52,12 @@ def watch(counters: np.ndarray, i: int, known: int) -> None:
     counters : ndarray of int64
     i : int
     known : int
+    say : int
+        Of the counter that is to become ``known`` first; -1 for none.
+    let_go : bool
+        Whether the thread that brings the news still holds the interpreter lock then.
     """
     if JIT_ENABLED:
-        _watch(counters, i, known, LOOKS, LET_GO)
+        _watch(counters, i, known, say, LOOKS, LET_GO if let_go else 0)
+    elif say >= 0:
+        counters[say] = known

@@ -196,15 +196,15 @@ class QuantizedDense(ForwardOnly):
         if rows.ndim != 2 or rows.shape[1] != self.in_features:
             out = self(x)  # which knows other shapes, and how to refuse them
             return out if type(out) is QuantizedTensor else out.numpy()
-        out = self._integers(rows, source, ready)
+        if ready.shift is None:
+            out = int8_dense(rows, self.weight_q, ready.init, ready.scale, source, ready.target)
+        else:
+            out = self._without_floats(rows, source, ready)
         if ready.target is not None:
             return QuantizedTensor(out, ready.output_scale, ready.output_zero_point, self)
         return out if self.activation is None else ops.ACTIVATIONS[self.activation](out)[0]
 
-    def _integers(self, rows, source, ready):
-        """The kernel's result: uint8 if there is a target, else float32 before the activation."""
-        if ready.shift is None:
-            return int8_dense(rows, self.weight_q, ready.init, ready.scale, source, ready.target)
+    def _without_floats(self, rows, source, ready):
         q = rows if source is None else quantize(rows, *source, 0, 255)
         sums = int8_sums(q, self.weight_q, ready.init)
         return requantize_integer(sums, ready.multiplier, ready.shift, *ready.target)
