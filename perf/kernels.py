@@ -33,6 +33,7 @@ def cases():
     yield "within", (rng.integers(0, 100_000, 1024), 100_000)
     yield "shift_images", (f(128, 28, 28), *rng.integers(-2, 3, (2, 128)))
     yield "erf", (f(128, 300),)
+    yield "all_finite", (f(4, 784),)
     yield "quantize", (f(128, 784), np.float32(0.01), 128, 0, 255)
     yield "dequantize", (rng.integers(0, 256, (128, 784)).astype(np.uint8), np.float32(0.01), 128)
     yield "quantize_rows", (f(128, 784),)

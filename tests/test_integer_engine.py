@@ -571,6 +571,13 @@ def test_pictures_of_whole_numbers_are_numbers_and_not_quantized_inputs():
     assert np.array_equal(integer(pixels.astype(np.float64)).numpy(), md.predict(integer, pixels.astype(F)))
 
 
+@pytest.mark.parametrize("rows", [1, 5, 600])
+def test_large_inputs_are_no_warning(rows):
+    """Every warning is an error here. The squares of 1e20 are beyond float32."""
+    model = nn.Dense(20, 2, rng=0)
+    assert np.isfinite(md.predict(model, np.full((rows, 20), 1e20, F))).all()
+
+
 @pytest.mark.parametrize(("options", "message"), [
     ({"mode": "int4"}, "The modes are: static, dynamic, weight_only"),
     ({"observer": "guess"}, "'minmax', 'moving_average', 'percentile', 'mse', 'entropy'"),

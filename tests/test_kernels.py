@@ -49,6 +49,18 @@ def test_erf_keeps_shape_and_dtype_in_every_layout(dtype, shape):
         assert_close(actual, expected, dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_all_finite_finds_one_bad_number_wherever_it_stands(dtype):
+    x = np.full((7, 33), np.finfo(dtype).max, dtype)
+    assert kernels.all_finite(x) is reference.all_finite(x) is True and kernels.all_finite(x[:0]) is True
+    for bad in (np.nan, np.inf, -np.inf):
+        for position in (0, 16, 31, 230):
+            y = x.copy()
+            y.flat[position] = bad
+            for _, same in layouts(y):
+                assert unchanged(kernels.all_finite, same) is reference.all_finite(same) is False
+
+
 # ---- sum_rows ------------------------------------------------------------------------------------
 
 

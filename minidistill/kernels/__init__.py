@@ -27,7 +27,7 @@ if JIT_ENABLED:
     )
     from minidistill.kernels.blas import product, products
     from minidistill.kernels.dense import add_bias, dense_backward
-    from minidistill.kernels.elementwise import erf
+    from minidistill.kernels.elementwise import all_finite, erf
     from minidistill.kernels.embedding import sum_rows, within
     from minidistill.kernels.images import shift_images
     from minidistill.kernels.int8 import int8_dense, int8_matmul, int8_sums
@@ -39,6 +39,7 @@ else:
         adam_step,
         adam_steps,
         add_bias,
+        all_finite,
         cross_entropy,
         csr_matmul,
         dense_backward,
@@ -69,6 +70,7 @@ __all__ = [
     "adam_step",
     "adam_steps",
     "add_bias",
+    "all_finite",
     "cross_entropy",
     "csr_matmul",
     "dense_backward",

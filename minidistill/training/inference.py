@@ -13,6 +13,7 @@ import numpy as np
 from .. import losses
 from ..datasets import Dataset
 from ..datasets.dataset import check_batch_size
+from ..kernels import all_finite
 from ..kernels.blas import SMALL, WORTH_SPLITTING, OneBlasThread
 from ..kernels.pool import split
 from ..nn import Module, mode
@@ -21,6 +22,7 @@ from ..tensor import no_grad, recording
 from .metrics import find_metrics
 
 MANY_ROWS = 64  # a batch of fewer is not worth splitting: each thread would read all the weights for a few rows
+_SMALL_INPUT = 4096  # numbers
 _FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 
 
@@ -97,10 +99,15 @@ def _checked_inputs(x):
     if isinstance(x, Dataset):
         return x.inputs
     if type(x) is np.ndarray and x.dtype in _FLOATS and x.size:
-        flat = x.ravel()
-        with np.errstate(over="ignore"):
-            squares = flat.dot(flat)
-        if squares < np.inf:  # one fast pass that nearly all inputs pass; the others are looked at closely
+        # One fast pass that nearly all inputs pass; the others are looked at closely. BLAS is faster where x is large, but
+        # may overflow, and keeping NumPy quiet about it takes as long as the whole pass over a small one.
+        if x.size <= _SMALL_INPUT:
+            fine = all_finite(x)
+        else:
+            flat = x.ravel()
+            with np.errstate(over="ignore"):
+                fine = flat.dot(flat) < np.inf
+        if fine:
             return (x,)
     return Dataset(_as_arrays(x), None, dtype=None).inputs
 

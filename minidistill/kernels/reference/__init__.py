@@ -24,7 +24,7 @@ from .affine import (
 )
 from .blas import product, products
 from .dense import add_bias, dense_backward
-from .elementwise import erf
+from .elementwise import all_finite, erf
 from .embedding import sum_rows, within
 from .images import shift_images
 from .int8 import int8_dense, int8_matmul, int8_sums

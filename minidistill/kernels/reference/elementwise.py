@@ -20,3 +20,17 @@ def erf(x: np.ndarray) -> np.ndarray:
     """
     flat = [math.erf(value) for value in x.ravel()]
     return np.array(flat, dtype=x.dtype).reshape(x.shape)
+
+
+def all_finite(x: np.ndarray) -> bool:
+    """Whether no number is NaN or infinite.
+
+    Parameters
+    ----------
+    x : ndarray of float32 or float64, any shape
+
+    Returns
+    -------
+    bool
+    """
+    return bool(np.isfinite(x).all())
