@@ -36,7 +36,7 @@ from minidistill.kernels.reference import nan_error
 
 # Rows of a tile, whose sums fill 24 of 32 registers (12 of 16, or 4 of 8 tiles); and of a smaller tile, for a few rows.
 _TILES = {"amx": (32, 4), "avx512_vnni": (12, 4), "avx_vnni": (6, 2), "avx2": (6, 2), "vectors": (6, 2)}
-# Products (M * K * N) from which a second thread pays: about 60 microseconds of one. Measured by perf/int8.py.
+# Products (M * K * N) from which a second thread pays: some 30 microseconds of one. Measured by perf/int8.py.
 _WORTH_SPLITTING = {
     "amx": 30_000_000,
     "avx512_vnni": 6_000_000,
