@@ -416,6 +416,8 @@ def test_modes_without_calibration_data(mode, activation, tmp_path):
         np.testing.assert_allclose(
             md.predict(integer, data(seed=1)[row : row + 1]), got[row : row + 1], rtol=1e-5, atol=1e-5
         )
+        if mode == "dynamic" and activation == "relu":  # integers, and floats without a sum: the same bits
+            assert np.array_equal(md.predict(integer, data(seed=1)[row : row + 1]), got[row : row + 1])
     assert ledger.memory_bytes(integer) < 0.5 * ledger.memory_bytes(model)
     md.save(integer, tmp_path / "model.npz")
     assert np.array_equal(md.predict(md.load(tmp_path / "model.npz"), data(seed=1)), got)
@@ -427,7 +429,7 @@ def test_weight_only_is_the_float_model_of_the_rounded_weights():
     rounded = dense.copy()
     rounded.weight.assign(layer.weight_q.astype(F) * layer.weight_scale)
     x = data(50, 600)
-    np.testing.assert_allclose(layer(x).numpy(), rounded(x).numpy(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(layer(x).numpy(), rounded(x).numpy(), rtol=1e-5, atol=1e-5)
     assert np.abs(rounded.weight.data - dense.weight.data).max() <= layer.weight_scale.max() * 0.5001
 
 

@@ -27,8 +27,7 @@ import sys
 
 from minidistill.kernels._jit import JIT_ENABLED
 
-KINDS = ("amx", "avx512_vnni", "avx_vnni", "avx2", "vectors")
-_NEEDS = {
+_NEEDS = {  # the best first
     "amx": {"amx-int8", "amx-tile", "avx512vnni", "avx512bw", "avx512vl"},
     "avx512_vnni": {"avx512vnni", "avx512bw", "avx512vl"},
     "avx_vnni": {"avxvnni", "avx2"},
@@ -44,7 +43,7 @@ def kinds() -> tuple[str, ...]:
     if not JIT_ENABLED:
         return ("plain",)
     features = _numba_features()
-    return tuple(k for k in KINDS if _NEEDS[k] <= features and (k != "amx" or _may_use_tiles()))
+    return tuple(k for k, needs in _NEEDS.items() if needs <= features and (k != "amx" or _may_use_tiles()))
 
 
 def _numba_features() -> set[str]:

@@ -144,6 +144,10 @@ def _block_kernel(kind, result, floats):
     """The kernel for one kind of instruction, one kind of result, and inputs of uint8 or (``floats``) float32.
 
     Each is compiled apart, since code for instructions that a processor does not have cannot even be compiled for it.
+
+    It works on ``[lo, hi)`` rows and on panels ``[first, last)``, a block of rows at a time. ``lines`` holds the block as the
+    vector tiles read it, ``tiles`` as those of AMX do (``tall``: there are rows enough for them). A tile's ``sums`` go
+    through `store_row`, a row at a time; the last panel may reach beyond the columns of the output, and goes through ``tail``.
     """
     amx, (block, few) = kind == "amx", _TILES[kind]
     columns, group, _ = LAYOUTS[kind]

@@ -25,8 +25,6 @@ from numba.extending import intrinsic
 DOT_KINDS = ("avx512_vnni", "avx_vnni", "avx2", "vectors")
 _LANES = (16, 8, 8, 4)  # int32 in a register
 LINE_TYPES = (np.uint8, np.uint8, np.int16, np.int16)  # of the buffered rows; the last two multiply int16
-
-
 _UNROLL = 4  # steps of a single row at once: otherwise each addition would wait for the one before it
 _I8, _I16, _I32, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _F32, _VOID = ir.FloatType(), ir.VoidType()
@@ -100,10 +98,8 @@ def dot_tile(typingctx, kind, rows, line, weight, steps, init, out, stride):
                 for v in range(2):
                     start = _load(builder, _plus(builder, init, 4 * lanes * v), vector)
                     builder.store(start if u == 0 else ir.Constant(vector, None), sums[u][r][v])
-        with cgutils.for_range_slice(builder, ir.Constant(_I64, 0), steps, ir.Constant(_I64, unroll), _I64) as (
-            step,
-            _,
-        ):
+        first, stride_of_steps = ir.Constant(_I64, 0), ir.Constant(_I64, unroll)
+        with cgutils.for_range_slice(builder, first, steps, stride_of_steps, _I64) as (step, _):
             x_at = _plus(builder, line, builder.mul(step, ir.Constant(_I64, 4)))
             w_at = _plus(builder, weight, builder.mul(step, ir.Constant(_I64, 2 * vector_bytes)))
             for u in range(unroll):

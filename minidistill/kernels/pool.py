@@ -7,11 +7,11 @@ the same instructions whoever computes it, so the bits do not depend on the numb
 Why not Numba's ``prange``: its OpenMP threads and those of BLAS wait for work by spinning, each on the core that the other
 needs, which made a training step nine times slower; its "workqueue" aborts the process when two Python threads enter it; and
 OpenMP kills a forked child. A worker here watches for work for a tenth of a millisecond (`spin.py`), then sleeps on a lock. A
-`split` costs about 7 µs if it finds the workers watching and twice that if they sleep (``perf/LOG.md``), so a kernel asks for
+`split` costs about 8 µs if it finds the workers watching and twice that if they sleep (``perf/LOG.md``), so a kernel asks for
 threads only above a size at which this is little.
 
-Read ``_jit.py`` before this file. Given up for simplicity: no queue and no stealing. A caller who finds the pool busy
-(another Python thread uses it) runs alone, and so does a kernel that was called from inside a worker.
+Read ``_jit.py`` before this file. Given up for simplicity: no queue that workers share, and no stealing. A caller who finds
+the pool busy (another Python thread uses it) runs alone, and so does a kernel that was called from inside a worker.
 """
 
 from __future__ import annotations

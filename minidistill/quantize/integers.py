@@ -3,8 +3,7 @@
 A `QuantizedTensor` is a Tensor whose values are computed only if somebody asks for floats. An integer layer takes the
 integers and never asks; anything else (an operation of a user's own ``forward``, `numpy`) gets the right floats. So a
 model is not wrong where integers end, only slower. Conversion looks for such places (`asked_for_floats`) and lets the
-layer before them give floats; `integers_only` raises there. Read ``tensor.py`` and
-``affine.py`` before this file.
+layer before them give floats; `integers_only` raises there. Read ``tensor.py`` and ``affine.py`` before this file.
 """
 
 from __future__ import annotations

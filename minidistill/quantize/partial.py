@@ -50,11 +50,7 @@ class _FloatInputDense(ForwardOnly):
 
     def check(self):
         """Refuse scales that stand for nothing; run for every layer made or loaded."""
-        if not (np.isfinite(self.weight_scale).all() and self.weight_scale.min() > 0):
-            raise ValueError(
-                f"{self!r} has weight scales that are not positive and finite.\nEach stands for one step of an integer.\n"
-                "Make it with quantize.post_training."
-            )
+        _check_scales(self)
 
     def _biased(self, z):
         if self.bias is not None:
@@ -161,12 +157,8 @@ class QuantizedEmbedding(Module):
         return layer
 
     def check(self):
-        """Refuse scales that stand for nothing."""
-        if not (np.isfinite(self.weight_scale).all() and self.weight_scale.min() > 0):
-            raise ValueError(
-                f"{self!r} has scales that are not positive and finite.\nEach stands for one step of an integer.\n"
-                "Make it with quantize.post_training."
-            )
+        """As above."""
+        _check_scales(self)
 
     def forward(self, ids):
         """ids of any shape S, whole numbers in [0, R), to (*S, D)."""
@@ -184,3 +176,11 @@ class QuantizedEmbedding(Module):
 
     def __repr__(self):
         return f"QuantizedEmbedding({self.num_embeddings}, {self.embedding_dim})"
+
+
+def _check_scales(layer):
+    if not (np.isfinite(layer.weight_scale).all() and layer.weight_scale.min() > 0):
+        raise ValueError(
+            f"{layer!r} has weight scales that are not positive and finite.\nEach stands for one step of an integer.\n"
+            "Make it with quantize.post_training."
+        )

@@ -29,6 +29,8 @@ from .observers import make_observer
 from .partial import DynamicDense, QuantizedEmbedding, WeightOnlyDense
 
 MODES = ("static", "dynamic", "weight_only")
+# What a user's forward may raise on two samples, or the trace about it.
+_OF_A_FORWARD = TypeError, ValueError, RuntimeError, LookupError, AssertionError, AttributeError
 
 
 def post_training(
@@ -152,10 +154,7 @@ def _separate(twin, layers, calibration, batch_size):
     """Run the new model over the data, and let layers give floats whose integers something asked to be floats."""
     made = {path: layer for path, layer in twin.named_modules() if isinstance(layer, QuantizedDense)}
     while True:
-        with (
-            asked_for_floats() as asked,
-            watch(lambda module, inputs, output: output),
-        ):  # watched, it stays on this thread
+        with asked_for_floats() as asked, watch(_unchanged):  # a watched model stays on this thread
             predict(twin, calibration, batch_size)
         separate = [path for path, layer in made.items() if any(layer is maker for maker in asked)]
         for path in separate:
@@ -163,6 +162,10 @@ def _separate(twin, layers, calibration, batch_size):
             made[path].give_floats()
         if not separate:
             return
+
+
+def _unchanged(module, inputs, output):
+    return output
 
 
 def _calibrate(model, layers, calibration, observer, batch_size):
@@ -193,14 +196,7 @@ def _integer_edges(model, layers, calibration):
     """
     try:
         graph = trace(model, *_first_rows(calibration))
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-        LookupError,
-        AssertionError,
-        AttributeError,
-    ) as error:  # of a user's forward
+    except _OF_A_FORWARD as error:
         cause = str(error).split("\n")[0]
         warnings.warn(
             f"post_training could not follow the model: {cause}\nIts layers compute in integers, with floats between them.\n"
