@@ -147,7 +147,7 @@ def _block_kernel(kind, result, floats):
 
     It works on ``[lo, hi)`` rows and on panels ``[first, last)``, a block of rows at a time. ``lines`` holds the block as the
     vector tiles read it, ``tiles`` as those of AMX do (``tall``: there are rows enough for them). A tile's ``sums`` go
-    through `store_row`, a row at a time; the last panel may reach beyond the columns of the output, and goes through ``tail``.
+    through `store_row`, a row at a time; the last panel may reach beyond the output's columns, and goes through ``tail``.
     """
     amx, (block, few) = kind == "amx", _TILES[kind]
     columns, group, _ = LAYOUTS[kind]
