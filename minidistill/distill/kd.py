@@ -1,6 +1,6 @@
-"""The distillation loss (Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network").
+"""The distillation loss (Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network"), and soft targets.
 
-Read ``losses.py`` and ``ops/softmax_loss.py`` before this file. Shapes: N rows of a batch, C classes.
+Read ``losses.py``, ``ops/softmax_loss.py`` and ``objective.py`` before this file. Shapes: N rows of a batch, C classes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import numpy as np
 
 from .. import losses, ops
 from ..losses import check_logits
+from ..tensor import Node, Tensor, as_tensor
+from .objective import Objective
 
 
 def kd_loss(student_logits, teacher_logits, labels=None, temperature=4.0, alpha=0.9):
@@ -64,14 +66,89 @@ def trusted_kd_loss(student, teacher, labels, temperature, alpha):
     return soft * alpha + losses.cross_entropy(student, labels) * (1 - alpha)
 
 
+class KnowledgeDistillation(Objective):
+    """`kd_loss`: soft targets and hard labels in one kernel. What ``distill`` uses if it is given no objective.
+
+    Parameters
+    ----------
+    temperature, alpha : float or schedule
+        See `kd_loss`.
+    """
+
+    def __init__(self, temperature=4.0, alpha=0.9):
+        check_settings(temperature, alpha)
+        self.temperature, self.alpha = temperature, alpha
+
+    @property
+    def needs_labels(self):
+        return callable(self.alpha) or self.alpha < 1
+
+    def __call__(self, exchange):
+        temperature, alpha = self.temperature, self.alpha
+        if callable(temperature) or callable(alpha):
+            temperature, alpha = self.at("temperature", exchange), self.at("alpha", exchange)
+            check_settings(temperature, alpha)
+        return trusted_kd_loss(exchange.student, exchange.teacher, exchange.labels, temperature, alpha)
+
+
+class SoftTargets(Objective):
+    """weight * T² * KL(teacher ‖ student) at temperature T (Hinton et al. 2015, section 2).
+
+    Parameters
+    ----------
+    temperature : float or schedule
+        Positive.
+    weight : float or schedule
+        Not negative.
+    standardized : bool
+        Compare `standardize` of both sides: how the classes lie to one another, not how far apart (see there). Usual then are
+        a temperature of 2 and a weight of up to 9.
+    """
+
+    def __init__(self, temperature=4.0, weight=1.0, standardized=False):
+        super().__init__(weight)
+        check_settings(temperature)
+        self.temperature, self.standardized = temperature, standardized
+
+    def loss(self, exchange):
+        temperature = self.at("temperature", exchange)
+        check_settings(temperature)
+        student, teacher = exchange.student, exchange.teacher
+        if self.standardized:
+            student, teacher = standardize(student), standardize(teacher).numpy()
+        return trusted_kd_loss(student, teacher, None, temperature, 1.0)
+
+
+def standardize(logits):
+    """Each row less its mean and divided by its standard deviation (Sun, Ren, Li, Wang & Cao 2024, "Logit Standardization in
+    Knowledge Distillation", equation 8 and algorithm 1).
+
+    A small student need not reach the size of its teacher's logits then: each row brings its own temperature.
+
+    Parameters
+    ----------
+    logits : Tensor or array_like, shape (N, C)
+
+    Returns
+    -------
+    Tensor, shape (N, C)
+        A row whose logits are all equal gives zeros.
+    """
+    centred = as_tensor(logits) - ops.mean(logits, axis=1, keepdims=True)
+    return centred / ops.sqrt(ops.mean(centred * centred, axis=1, keepdims=True) + _TINY)
+
+
+_TINY = 1e-12  # the square of what the authors' code adds to the deviation, roughly
+
+
 def check_settings(temperature=1.0, alpha=1.0):
-    """Refuse a temperature or a weight that makes no sense."""
-    if not 0 < temperature < np.inf:
+    """Refuse a temperature or a weight that makes no sense. Schedules are looked at when they give a number."""
+    if not callable(temperature) and not 0 < temperature < np.inf:
         raise ValueError(
             f"distillation got temperature = {temperature}.\nLogits are divided by it, so it is positive and finite.\n"
             "Usual values are 2 to 8: temperature=4.0."
         )
-    if not 0 <= alpha <= 1:
+    if not callable(alpha) and not 0 <= alpha <= 1:
         raise ValueError(
             f"distillation got alpha = {alpha}.\nIt is the weight of the soft term, in [0, 1]; 1 - alpha is that of "
             "the hard one.\nA usual value is alpha=0.9."
@@ -80,6 +157,8 @@ def check_settings(temperature=1.0, alpha=1.0):
 
 def check_teacher(teacher_logits, shape, dtype):
     """The teacher's logits as an array of the student's shape and dtype, or an error that says why not."""
+    if isinstance(teacher_logits, Tensor):
+        check_not_training(teacher_logits)
     teacher = np.asarray(teacher_logits, dtype)
     if teacher.shape != shape:
         raise ValueError(
@@ -100,3 +179,20 @@ def check_teacher(teacher_logits, shape, dtype):
             "Leave the softmax out of the teacher, or pass np.log(probabilities)."
         )
     return teacher
+
+
+def check_not_training(answers):
+    """Refuse answers that the teacher gave in train mode. Dropout leaves no trace in numbers, but on the tape it does."""
+    stack, seen = [answers._node], set()
+    while stack:
+        node = stack.pop()
+        if not isinstance(node, Node) or id(node) in seen:
+            continue
+        if node.op == "dropout":
+            raise ValueError(
+                "distillation got teacher logits that went through dropout: the teacher was in train mode.\nIts answers are "
+                "then different each time, and worse.\n"
+                "Write md.predict(teacher, x), or: teacher.eval() and with md.no_grad(): teacher(x)."
+            )
+        seen.add(id(node))
+        stack.extend(node.parents)

@@ -2,7 +2,8 @@
 
 The teacher answers once for the whole data set, in eval mode and off the tape, and nothing writes to it. A batch finds its
 answers by the positions of its samples (``batch.index``), so shuffling cannot get the two out of step. Augmented inputs are
-new in every epoch: for those the teacher answers batch by batch. Read ``kd.py`` and ``training/loop.py`` before this file.
+new in every epoch, and hidden layers are too large to keep: there the teacher answers batch by batch. Read ``objective.py``,
+``kd.py`` and ``training/loop.py`` before this file, ``cache.py`` and ``guards.py`` after it.
 """
 
 from __future__ import annotations
@@ -11,38 +12,46 @@ import numpy as np
 
 from ..datasets import Dataset
 from ..losses import check_logits
-from ..nn import Module, mode
+from ..nn import activations, mode
+from ..optim import Adam
 from ..tensor import no_grad
 from ..training import evaluate, predict, run
 from ..training.loop import batch_inputs, split_validation
-from .kd import check_teacher
-from .objectives import Exchange, KnowledgeDistillation
+from .cache import as_cache
+from .guards import check_answers, check_classes, check_labels, check_models, check_steady, check_terms
+from .kd import KnowledgeDistillation
+from .objective import Exchange
 
 
 def distill(
     teacher, student, data, temperature=4.0, alpha=0.9, objective=None, optimizer=None, epochs=60, batch_size=32,
-    validation=None, metrics=None, augment=None, callbacks=(), resume=None, progress=True, rng=None,
+    validation=None, metrics=None, augment=None, callbacks=(), resume=None, progress=True, rng=None, cache=None,
 ):  # fmt: skip
     """Train ``student`` to answer like ``teacher``.
 
     Parameters
     ----------
-    teacher : Module
-        Returns logits. Unchanged, to the byte.
+    teacher : Module or None
+        Unchanged, to the byte, and always asked in eval mode. Several at once are an `Ensemble`. None if no
+        objective asks one, or a cache answers.
     student : Module
-        Trained in place.
+        Trained in place: also one with masks or other constraints, which hold as in `fit`.
     data : Dataset
         Targets may be None (a transfer set) if no objective needs labels, as with ``alpha=1``.
-    temperature, alpha : float
-        See `kd_loss`. Not used if an objective is given.
+    temperature, alpha : float or schedule
+        See `kd_loss`. Not used if an objective is given. A schedule is a function of the step count, as in
+        ``optim.schedules``.
     objective : objective or list of objectives, optional
-        Terms that are added up. The default, `KnowledgeDistillation`, is the same as
+        Terms that are added up; see ``objective.py``. The default, `KnowledgeDistillation`, is the same as
         ``[SoftTargets(temperature, weight=alpha), HardLabels(weight=1 - alpha)]``, in one kernel.
     optimizer : Optimizer, optional
-        ``Adam(student.parameters(), lr=3e-3)`` by default.
+        ``Adam(student.parameters(), lr=3e-3)`` by default. An objective's own parameters are trained by its `twin`.
     epochs, batch_size, validation, metrics, augment, callbacks, resume, progress, rng
-        As in `fit`. Validation reports the student's cross-entropy and metrics, by the labels; by the teacher's
-        decisions, if the validation data has none.
+        As in `fit`. Validation reports the student's cross-entropy (mean squared error, for scores) and metrics, by the
+        labels; by the teacher's answers, if the validation data has none.
+    cache : TeacherCache or path, optional
+        The teacher's answers, computed earlier. A path is read, or written if there is no such file. Its samples are found by
+        their content, so ``data`` may be a part of what it was made from, in any order.
 
     Returns
     -------
@@ -51,33 +60,27 @@ def distill(
     Raises
     ------
     ValueError
-        If teacher and student share parameters, the optimizer owns none of the student's, labels are missing, a
-        setting is out of range, the classes differ, or the teacher returns probabilities. Nothing is trained then.
+        If teacher and student share parameters, the optimizer owns none of the student's, labels are missing, a setting is
+        out of range, the classes differ, the teacher returns probabilities or answers differently each time, or the cache
+        belongs to another teacher or to other data. Nothing is trained then.
     TypeError
         If a model is no Module, or the data no Dataset.
     """
-    terms = _terms(objective, temperature, alpha)
-    _check(teacher, student, data, terms)
-    split_rng, rng = np.random.default_rng(rng).spawn(2)
+    terms = check_terms(objective) if objective is not None else [KnowledgeDistillation(temperature, alpha)]
+    check_models(teacher, student, data, terms, cached=cache is not None)
+    check_labels(data, augment, terms)
+    split_rng, rng, own_rng = np.random.default_rng(rng).spawn(3)
+    cache = as_cache(cache, teacher, data, augment)
     data, held_out = split_validation(data, validation, split_rng)
+
+    meeting = _Meeting(teacher, student, data, terms, cached=augment is None, cache=cache, rng=own_rng)
+    optimizer = optimizer or Adam(student.parameters(), lr=3e-3)
+    companion = _Companion(terms, optimizer)
     if held_out is not None and held_out.y is None:
-        held_out = Dataset(held_out.x, predict(teacher, held_out).argmax(axis=1), dtype=None)
-
-    like = predict(student, data[:1])
-    cached = (
-        check_teacher(predict(teacher, data), (len(data), *like.shape[1:]), like.dtype) if augment is None else None
-    )
-
-    def answers_for(batch):
-        if cached is not None:
-            return cached[batch.index]
-        with mode(training=False), no_grad():
-            answers = teacher(*batch_inputs(batch)).numpy()
-        return check_teacher(answers, (len(batch.index), *like.shape[1:]), like.dtype)
+        held_out = meeting.judged(held_out)
 
     def batch_loss(batch):
-        outputs = check_logits("the distillation loss", student(*batch_inputs(batch)))
-        exchange = Exchange(outputs, answers_for(batch), batch.y)
+        exchange = meeting.exchange(batch, companion.step)
         total = terms[0](exchange)
         for term in terms[1:]:
             total = total + term(exchange)
@@ -88,52 +91,102 @@ def distill(
 
     return run(
         student, data, batch_loss, optimizer=optimizer, validate=validate if held_out else None, epochs=epochs,
-        batch_size=batch_size, augment=augment, callbacks=callbacks, resume=resume, progress=progress, rng=rng,
+        batch_size=batch_size, augment=augment, callbacks=[companion, *callbacks], resume=resume, progress=progress, rng=rng,
     )  # fmt: skip
 
 
-def _terms(objective, temperature, alpha):
-    """The objectives as a list."""
-    if objective is None:
-        return [KnowledgeDistillation(temperature, alpha)]
-    terms = list(objective) if isinstance(objective, (list, tuple)) else [objective]
-    if not terms or not all(callable(term) for term in terms):
-        raise ValueError(
-            f"distill got objective = {objective!r}.\nThe loss is the sum of one or more objectives.\n"
-            "Write objective=[distill.SoftTargets(temperature=4.0), distill.HardLabels(weight=0.1)]."
-        )
-    return terms
+class _Meeting:
+    """Makes an `Exchange` of a batch: asks the student, and looks up the teacher's answers or asks the teacher."""
+
+    def __init__(self, teacher, student, data, terms, cached, cache, rng):
+        self.teacher, self.student, self.cache = teacher, student, cache
+        wants = {getattr(term, "answers", "scores") for term in terms}
+        self.wants = next((kind for kind in ("logits", "scores", "any") if kind in wants), None)
+        self.student_paths = _paths(terms, "student_paths")
+        self.teacher_paths = _paths(terms, "teacher_paths")
+        one = data[:1]
+        like = predict(student, one)
+        self.shape, self.dtype, self.answers = like.shape[1:], like.dtype, None
+        if teacher is not None:
+            check_classes(self.wants, check_steady(teacher, data)[:1].shape, like.shape)
+        if self.wants and cached and not self.teacher_paths:
+            self.answers = check_answers(self.wants, self.all_answers(data), (len(data), *self.shape), self.dtype)
+        with mode(training=False), no_grad():
+            first = self.exchange(next(one.batches(1, shuffle=False)), 0)
+        for term in terms:
+            if hasattr(term, "prepare"):
+                term.prepare(first, rng)
+
+    def exchange(self, batch, step):
+        inputs = batch_inputs(batch)
+        student, student_hidden = _ask(self.student, inputs, self.student_paths)
+        if self.wants == "logits":
+            student = check_logits("the distillation loss", student)
+        teacher, teacher_hidden = None, {}
+        if self.answers is not None:
+            teacher = self.answers[batch.index]
+        elif self.wants or self.teacher_paths:
+            with mode(training=False), no_grad():
+                teacher, hidden = _ask(self.teacher, inputs, self.teacher_paths)
+            teacher_hidden = {path: output.numpy() for path, output in hidden.items()}
+            teacher = check_answers(self.wants, teacher.numpy(), student.shape, self.dtype)
+        return Exchange(student, teacher, batch.y, step, self.student, student_hidden, teacher_hidden)
+
+    def all_answers(self, data):
+        """The teacher's outputs for every sample."""
+        return predict(self.teacher, data) if self.cache is None else self.cache.answers(data)
+
+    def judged(self, data):
+        """Data without labels, with the teacher's decisions as labels, or its scores."""
+        answers = self.all_answers(data)
+        return Dataset(data.x, answers.argmax(axis=1) if self.wants == "logits" else answers, dtype=None)
 
 
-def _check(teacher, student, data, terms):
-    """Refuse what would distil nothing, before anything is trained."""
-    for name, model in (("teacher", teacher), ("student", student)):
-        if not isinstance(model, Module):
-            raise TypeError(
-                f"distill got a {type(model).__name__} as the {name}.\nBoth are nn.Modules.\n"
-                "Write distill.distill(teacher, student, data)."
-            )
-    if not isinstance(data, Dataset):
-        raise TypeError(
-            f"distill got data of type {type(data).__name__}.\nIt takes a data set; labels may be missing in it.\n"
-            "Wrap the inputs: datasets.Dataset(x, y), or Dataset(x, None) with alpha=1."
-        )
-    shared = {id(p) for p in teacher.parameters()} & {id(p) for p in student.parameters()}
-    if shared or teacher is student:
+class _Companion:
+    """The callback that trains and saves what objectives have of their own, and tells them the step."""
+
+    def __init__(self, terms, optimizer):
+        self.parameters = [p for term in terms if hasattr(term, "parameters") for p in term.parameters()]
+        self.optimizer = optimizer.twin(self.parameters) if self.parameters else None
+        self.step = 0
+
+    def on_train_begin(self, run):
+        """A resumed run does not begin at 0."""
+        self.step = run.step
+
+    def on_step_end(self, run):
+        """Step with the student."""
+        self.step = run.step
+        if self.optimizer is not None:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def state_dict(self):
+        """What a resumed run needs."""
+        if self.optimizer is None:
+            return None
+        return {"parameters": [p.data.copy() for p in self.parameters], "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state):
+        """Go on from there."""
+        for parameter, saved in zip(self.parameters, state["parameters"]):
+            parameter.assign(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _paths(terms, name):
+    return list(dict.fromkeys(path for term in terms for path in getattr(term, name, ())))
+
+
+def _ask(model, inputs, paths):
+    """(output, {path: inner output}) of a model."""
+    if not paths:
+        return model(*inputs), {}
+    found = activations(model, *inputs, paths=["", *paths])
+    absent = [path for path in paths if path not in found]
+    if absent:
         raise ValueError(
-            f"distill got a teacher and a student that share {len(shared)} parameters.\nTraining the student would "
-            "change its teacher, which would agree with every mistake.\n"
-            "Make the student a model of its own, or student = teacher.copy()."
+            f"distill found that {type(model).__name__} did not run {absent}.\nA hidden layer is one that the model calls.\n"
+            f"Name another one of: {', '.join(repr(path) for path in activations(model, *inputs))}."
         )
-    if data.y is None and any(getattr(term, "needs_labels", False) for term in terms):
-        raise ValueError(
-            "distill got data without labels, and an objective that needs them.\nOnly the teacher's answers are there "
-            "to learn from.\nWrite alpha=1.0, or pass Dataset(x, y)."
-        )
-    shapes = [predict(model, data[:1]).shape for model in (teacher, student)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"distill got a teacher that returns {shapes[0]} for one sample, and a student that returns {shapes[1]}.\n"
-            "Both answer for the same classes in the same order.\n"
-            f"Give the student's last layer {shapes[0][-1]} outputs."
-        )
+    return found.pop(""), found

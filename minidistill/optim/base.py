@@ -127,6 +127,20 @@ class Optimizer:
         for bundle, rate in zip(self._bundles, rates):
             self._update(bundle, gradients[bundle.begin : bundle.end], rate)
 
+    def twin(self, params):
+        """A new optimizer of this kind and with these options (of the first group), over other parameters.
+
+        Its learning rate is this one's at every step, schedules and changes by hand included.
+        """
+        begun = self.step_count
+
+        def same_rate(step):
+            lr = self.groups[0]["lr"]
+            return lr(begun + step) if callable(lr) else lr
+
+        options = {name: value for name, value in self.groups[0].items() if name != "params"} | {"lr": same_rate}
+        return type(self)(params, **options, clip_norm=self.clip_norm, clip_value=self.clip_value)
+
     def zero_grad(self):
         """Forget the gradients of all parameters."""
         for entry in self._entries:

@@ -4,4 +4,14 @@ from .callbacks import Checkpoint, EarlyStopping
 from .history import History
 from .inference import evaluate, predict
 from .loop import Run, fit, run
-from .metrics import METRICS, accuracy, auc, binary_accuracy, hit_rate_at_k, ndcg_at_k, rmse, top_k_accuracy
+from .metrics import (
+    METRICS,
+    accuracy,
+    auc,
+    binary_accuracy,
+    expected_calibration_error,
+    hit_rate_at_k,
+    ndcg_at_k,
+    rmse,
+    top_k_accuracy,
+)

@@ -116,6 +116,7 @@ def fit(
     """
     _check_model(model, "fit")
     _check_targets(data, "fit")
+    check_augmentation("fit", augment)
     split_rng, rng = np.random.default_rng(rng).spawn(2)
     data, held_out = split_validation(data, validation, split_rng)
     loss = default_loss(data, loss)
@@ -238,6 +239,16 @@ def split_validation(data, validation, rng):
         )
     held_out, rest = data.split(validation, rng=rng)
     return rest, held_out
+
+
+def check_augmentation(who, augment):
+    """Refuse an augmentation after which the labels are no longer right, where labels are used."""
+    if getattr(augment, "changes_labels", False):
+        raise ValueError(
+            f"{who} got {augment!r}, and needs labels.\nIt makes samples that the labels do not belong to; a teacher "
+            "can answer for them.\nDistil without labels, distill.distill(teacher, student, data, alpha=1.0, "
+            "augment=...), or leave it out."
+        )
 
 
 def batch_inputs(batch):

@@ -55,6 +55,41 @@ def auc(scores, targets):
     return float((ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
+def expected_calibration_error(logits, labels, bins=15):
+    """How far confidence and accuracy are apart on average: sum over bins of share * |accuracy - confidence|.
+
+    Naeini et al. 2015; Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
+
+    Parameters
+    ----------
+    logits : ndarray, shape (N, C)
+    labels : ndarray of int, shape (N,)
+    bins : int
+        Of equal width in confidence, the probability of the decision.
+    """
+    return calibration_bins(logits, labels, bins)[3]
+
+
+def calibration_bins(logits, labels, bins=15):
+    """(mean confidence, accuracy, share of the samples, calibration error): three arrays over the bins, and a number.
+
+    A bin without samples has NaN as confidence and accuracy, and counts nothing. Parameters as above.
+    """
+    if bins < 1:
+        raise ValueError(f"a metric got bins = {bins}.\nThere is at least one.\nWrite bins=15.")
+    z = np.asarray(logits, np.float64)
+    p = np.exp(z - z.max(axis=1, keepdims=True))
+    sure = p.max(axis=1) / p.sum(axis=1)
+    right = z.argmax(axis=1) == labels
+    place = np.minimum((sure * bins).astype(int), bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    some = np.where(counts, counts, np.nan)
+    confidence = np.bincount(place, sure, bins) / some
+    accuracy = np.bincount(place, right, bins) / some
+    share = counts / len(z)
+    return confidence, accuracy, share, float(np.nansum(share * np.abs(accuracy - confidence)))
+
+
 def hit_rate_at_k(scores, relevant, k=10):
     """Fraction of users with a relevant item among their k highest scores (HR@k; He et al. 2017, section 4.1).
 
@@ -105,7 +140,10 @@ def _check_k(k):
         raise ValueError(f"a metric got k = {k}.\nk counts places from the top.\nUse k of at least 1.")
 
 
-METRICS = {f.__name__: f for f in (accuracy, top_k_accuracy, binary_accuracy, rmse, auc, hit_rate_at_k, ndcg_at_k)}
+_NAMED = (
+    accuracy, top_k_accuracy, binary_accuracy, rmse, auc, expected_calibration_error, hit_rate_at_k, ndcg_at_k,
+)  # fmt: skip
+METRICS = {f.__name__: f for f in _NAMED}
 
 
 def find_metrics(metrics):

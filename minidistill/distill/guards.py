@@ -1,0 +1,107 @@
+"""Guards: what would distil nothing, or something else than was meant, refused before anything is trained."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..datasets import Dataset
+from ..nn import Module
+from ..training import predict
+from ..training.loop import check_augmentation
+from .kd import check_teacher
+
+
+def check_terms(objective):
+    """The objectives as a list."""
+    terms = list(objective) if isinstance(objective, (list, tuple)) else [objective]
+    classes = [term for term in terms if isinstance(term, type)]
+    if not terms or classes or not all(callable(term) for term in terms):
+        raise ValueError(
+            f"distill got objective = {objective!r}.\nThe loss is the sum of one or more objectives, which are objects.\n"
+            "Write objective=[distill.SoftTargets(temperature=4.0), distill.HardLabels(weight=0.1)]."
+        )
+    return terms
+
+
+def check_models(teacher, student, data, terms, cached):
+    """Both are models, with nothing in common. A teacher whose answers are cached, or asked by nobody, may be missing."""
+    for name, model in (("teacher", teacher), ("student", student)):
+        if model is None and name == "teacher" and not any(_asks_teacher(term, cached) for term in terms):
+            continue
+        if not isinstance(model, Module):
+            raise TypeError(
+                f"distill got a {type(model).__name__} as the {name}.\nBoth are nn.Modules; objectives without a "
+                "teacher, as in teacher_free.py, take None for it.\nWrite distill.distill(teacher, student, data)."
+            )
+    if not isinstance(data, Dataset):
+        raise TypeError(
+            f"distill got data of type {type(data).__name__}.\nIt takes a data set; labels may be missing in it.\n"
+            "Wrap the inputs: datasets.Dataset(x, y), or Dataset(x, None) with alpha=1."
+        )
+    if teacher is not None:
+        _check_apart(teacher, student)
+
+
+def _asks_teacher(term, cached):
+    answers = getattr(term, "answers", "scores") is not None and not cached
+    return answers or bool(getattr(term, "teacher_paths", ()))
+
+
+def _check_apart(teacher, student):
+    shared = {id(p) for p in teacher.parameters()} & {id(p) for p in student.parameters()}
+    if shared or teacher is student:
+        raise ValueError(
+            f"distill got a teacher and a student that share {len(shared)} parameters.\nTraining the student would "
+            "change its teacher, which would agree with every mistake.\n"
+            "Make the student a model of its own, or student = teacher.copy()."
+        )
+
+
+def check_labels(data, augment, terms):
+    """Labels are there, and still right, where they are needed."""
+    if not any(getattr(term, "needs_labels", False) for term in terms):
+        return
+    if data.y is None:
+        raise ValueError(
+            "distill got data without labels, and an objective that needs them.\nOnly the teacher's answers are there "
+            "to learn from.\nWrite alpha=1.0, or pass Dataset(x, y)."
+        )
+    check_augmentation("distill", augment)
+
+
+def check_classes(kind, teacher_shape, student_shape):
+    """Both answer the same questions, where their answers are compared one by one."""
+    if kind in ("logits", "scores") and teacher_shape != student_shape:
+        raise ValueError(
+            f"distill got a teacher that returns {teacher_shape} for one sample, and a student that returns "
+            f"{student_shape}.\nBoth answer for the same classes in the same order.\n"
+            f"Give the student's last layer {teacher_shape[-1]} outputs."
+        )
+
+
+def check_steady(teacher, data):
+    """A teacher that draws random numbers in eval mode would teach noise. Returns some of its answers."""
+    few = data[: min(8, len(data))]
+    first, second = predict(teacher, few), predict(teacher, few)
+    if not np.array_equal(first, second, equal_nan=True):
+        raise ValueError(
+            f"distill got a teacher, {type(teacher).__name__}, that answers differently when it is asked again.\nIt "
+            "is asked in eval mode, and something in it behaves as in training.\n"
+            "Draw random numbers only where self.is_training(), as nn.Dropout does."
+        )
+    return first
+
+
+def check_answers(kind, answers, shape, dtype):
+    """The teacher's outputs as the objectives want them (see `Objective.answers`)."""
+    if kind is None:
+        return None
+    if kind == "logits":
+        return check_teacher(answers, shape, dtype)
+    if not np.isfinite(answers).all():
+        raise ValueError(
+            f"distill got {np.count_nonzero(~np.isfinite(answers))} answers of the teacher that are NaN or "
+            "infinite.\nThey are finite numbers.\nLook at the teacher and its inputs: "
+            "np.isfinite(md.predict(teacher, x)).all()."
+        )
+    return answers.astype(dtype, copy=False)

@@ -1,0 +1,151 @@
+"""Objectives on hidden layers: the student's inner outputs learn from the teacher's. Read ``objective.py`` before this file.
+
+Layers are named by path, as everywhere (``"0"``, ``"tower.2"``); nothing has to be changed in either model. The teacher
+computes its hidden layers batch by batch, since keeping them for all samples takes more memory than logits do. Shapes: N
+samples, W and V the widths of the teacher's and the student's layer.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import losses, ops
+from ..nn import Dense
+from ..tensor import as_tensor
+from .objective import Objective
+
+
+class HiddenObjective(Objective):
+    """An objective that compares one inner output of each model. ``None`` as a path is the model's output."""
+
+    answers = None
+
+    def __init__(self, teacher_path, student_path, weight=1.0):
+        super().__init__(weight)
+        self.teacher_path, self.student_path = teacher_path, student_path
+
+    @property
+    def teacher_paths(self):
+        return () if self.teacher_path is None else (self.teacher_path,)
+
+    @property
+    def student_paths(self):
+        return () if self.student_path is None else (self.student_path,)
+
+    def sides(self, exchange):
+        """(the student's output, a Tensor, and the teacher's, an array), each as rows: (N, V) and (N, W)."""
+        student = exchange.student if self.student_path is None else exchange.student_hidden[self.student_path]
+        teacher = exchange.teacher if self.teacher_path is None else exchange.teacher_hidden[self.teacher_path]
+        return student.reshape(len(student), -1), teacher.reshape(len(teacher), -1)
+
+
+class Regressed(HiddenObjective):
+    """One with a learnt map, a `Dense` layer (V, W), from the student's layer to the teacher's."""
+
+    always = False  # whether there is a map between layers of equal width, too
+
+    def __init__(self, teacher_path, student_path, weight=1.0):
+        super().__init__(teacher_path, student_path, weight)
+        self._regressor = None
+
+    def prepare(self, exchange, rng):
+        """Make the map, unless there is one from an earlier stage."""
+        student, teacher = self.sides(exchange)
+        have, want = student.shape[1], teacher.shape[1]
+        if have == want and not self.always:
+            self._regressor = None
+        elif self._regressor is None or self._regressor.weight.shape != (have, want):
+            self._regressor = Dense(have, want, rng=rng).astype(student.dtype)
+
+    def parameters(self):
+        return [] if self._regressor is None else self._regressor.parameters()
+
+    def mapped(self, student):
+        """The student's side in the teacher's width."""
+        return student if self._regressor is None else self._regressor(student)
+
+
+def hint(student_hidden, teacher_hidden):
+    """(student - teacher)², averaged over all elements (Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", equation 3).
+
+    Parameters
+    ----------
+    student_hidden : Tensor or array_like, shape (N, W)
+        After the regressor, where widths differ.
+    teacher_hidden : array_like, shape (N, W)
+
+    Returns
+    -------
+    Tensor, shape ()
+    """
+    return losses.mse(student_hidden, teacher_hidden)
+
+
+class Hint(Regressed):
+    """weight * `hint` of two layers, through a learnt linear regressor if their widths differ.
+
+    Joint training adds it to other objectives. The two stages of the paper (algorithm 1) are two calls: the first trains
+    what lies below the hint, the second everything::
+
+        distill.distill(teacher, student, data, objective=distill.Hint("1", "1"), epochs=10)
+        distill.distill(teacher, student, data, epochs=50)
+
+    Parameters
+    ----------
+    teacher_path, student_path : str
+        Modules of the two models, ``model.get(path)``.
+    weight : float or schedule
+    """
+
+    def loss(self, exchange):
+        student, teacher = self.sides(exchange)
+        return hint(self.mapped(student), teacher)
+
+
+def activation_boundary(student_preactivations, teacher_hidden, margin=1.0):
+    """Which units fire: a squared hinge for each unit on the wrong side of its boundary, averaged over all elements.
+
+    Heo, Lee, Yun & Choi 2019, "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
+    equation 6: the student's value is pulled above the margin where the teacher's unit is active, and below minus the
+    margin where not.
+
+    Parameters
+    ----------
+    student_preactivations : Tensor or array_like, shape (N, W)
+        Before any relu, which would stop the gradient of a unit that is to wake up.
+    teacher_hidden : array_like, shape (N, W)
+        Active where positive: before or after the relu.
+    margin : float
+        Positive.
+
+    Returns
+    -------
+    Tensor, shape ()
+    """
+    student = as_tensor(student_preactivations)
+    teacher = np.asarray(teacher_hidden)
+    if not margin > 0 or teacher.shape != student.shape:
+        raise ValueError(
+            f"activation_boundary got margin = {margin}, student values of shape {student.shape} and teacher values of shape "
+            f"{teacher.shape}.\nThe margin is positive, the shapes are equal.\nWrite margin=1.0."
+        )
+    side = np.where(teacher > 0, 1, -1).astype(student.dtype)
+    short = ops.relu(margin - student * side)
+    return ops.mean(short * short)
+
+
+class ActivationBoundary(Regressed):
+    """weight * `activation_boundary` of two layers, always through a learnt linear map (the paper's connector).
+
+    The map gives values of either sign whatever the student's activation, so layers with a fused relu can be named.
+    """
+
+    always = True
+
+    def __init__(self, teacher_path, student_path, margin=1.0, weight=1.0):
+        super().__init__(teacher_path, student_path, weight)
+        self.margin = margin
+
+    def loss(self, exchange):
+        student, teacher = self.sides(exchange)
+        return activation_boundary(self.mapped(student), teacher, self.at("margin", exchange))

@@ -1,0 +1,158 @@
+"""What an objective is: a term of the loss, a small object over a pure function. Terms add up.
+
+An objective is called with an `Exchange`, what student and teacher made of one batch, and returns a scalar Tensor. Each
+method stands in its file as a pure function of arrays, its object right beneath it: ``kd.py`` (the one to read first), then
+``logits.py``, ``teacher_free.py``, ``scores.py``, ``ranking.py``, ``hidden.py``, ``relations.py``.
+
+Any function of an `Exchange` is an objective too: ``objective=[SoftTargets(), lambda e: losses.mse(e.student, e.teacher)]``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .. import losses
+
+
+@dataclass
+class Exchange:
+    """One batch, seen by both. N samples, C classes (or one score for each of C things).
+
+    Attributes
+    ----------
+    student : Tensor, shape (N, C)
+        Outputs, on the tape.
+    teacher : ndarray, shape (N, C), or None
+        Outputs for the same inputs, finite and in the dtype of the student's. None if no objective reads them.
+    labels : ndarray of int, shape (N,), or of float, shape (N, C), or None
+    step : int
+        Optimizer steps taken so far: what a schedule depends on.
+    model : Module or None
+        The student itself, for objectives with inputs of their own.
+    student_hidden, teacher_hidden : dict of str to Tensor and to ndarray
+        Outputs of inner modules by path, for the objectives that name them.
+    """
+
+    student: object
+    teacher: object = None
+    labels: object = None
+    step: int = 0
+    model: object = None
+    student_hidden: dict = field(default_factory=dict)
+    teacher_hidden: dict = field(default_factory=dict)
+
+
+class Objective:
+    """Base class. A subclass sets what it needs and defines ``loss(exchange)``; the call multiplies that by the weight.
+
+    Every number of an objective may be a schedule instead, a function of the step count as in ``optim.schedules``:
+    ``SoftTargets(temperature=optim.cosine(8.0, steps=1000, final=1.0))``. A resumed run so continues where it was.
+
+    Parameters
+    ----------
+    weight : float or schedule
+        Not negative.
+
+    Attributes
+    ----------
+    answers : {"logits", "scores", "any", None}
+        What it wants of the teacher's outputs: unnormalised log-probabilities (N, C), checked to be that; finite numbers of
+        the student's shape; finite numbers of whatever shape; or nothing.
+    needs_labels : bool
+    student_paths, teacher_paths : tuple of str
+        The inner modules whose outputs it reads.
+    """
+
+    answers = "logits"
+    needs_labels = False
+    student_paths = teacher_paths = ()
+
+    def __init__(self, weight=1.0):
+        if not callable(weight) and not 0 <= weight < np.inf:
+            raise ValueError(
+                f"{type(self).__name__} got weight = {weight}.\nA negative weight would drive the student away, and it is "
+                f"finite.\nWrite {type(self).__name__}(weight=1.0)."
+            )
+        self.weight = weight
+
+    def loss(self, exchange):
+        """The term before it is weighed: a scalar Tensor."""
+        raise NotImplementedError
+
+    def __call__(self, exchange):
+        return self.loss(exchange) * self.at("weight", exchange)
+
+    def at(self, name, exchange):
+        """The value of an attribute at this step: the number itself, or what its schedule says."""
+        value = getattr(self, name)
+        return value(exchange.step) if callable(value) else value
+
+    def prepare(self, exchange, rng):
+        """Make parameters of its own, before training, from an exchange over a single sample. Most have none."""
+
+    def parameters(self):
+        """Parameters of its own, which are trained with the student."""
+        return []
+
+    def __repr__(self):
+        shown = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
+        return f"{type(self).__name__}({shown})"
+
+
+class HardLabels(Objective):
+    """weight * the loss of the true labels, at temperature 1.
+
+    Parameters
+    ----------
+    weight : float or schedule
+        Not negative.
+    loss : callable
+        ``loss(predictions, targets)``: cross-entropy by default, `losses.binary_cross_entropy` for yes or no,
+        `losses.mse` for numbers.
+    """
+
+    answers, needs_labels = None, True
+
+    def __init__(self, weight=1.0, loss=losses.cross_entropy):
+        super().__init__(weight)
+        self._loss = loss
+
+    def loss(self, exchange):
+        return self._loss(exchange.student, exchange.labels)
+
+
+class Labelled(Objective):
+    """weight * the loss of a batch of other, labelled data: how a few labels join a large unlabelled transfer set.
+
+    Each step draws ``batch_size`` samples from `data`, by a generator made of ``rng`` and the step count, so that a resumed
+    run draws what an uninterrupted one does.
+
+    Parameters
+    ----------
+    data : Dataset
+        Inputs as the student takes them, and targets.
+    loss : callable
+        ``loss(predictions, targets)``.
+    batch_size : int
+    weight : float or schedule
+        Not negative.
+    rng : int
+    """
+
+    answers = None
+
+    def __init__(self, data, loss=losses.cross_entropy, batch_size=32, weight=1.0, rng=0):
+        super().__init__(weight)
+        if data.y is None:
+            raise ValueError(
+                "Labelled got data without labels.\nIts loss compares the student with them.\n"
+                "Pass Dataset(x, y); unlabelled samples belong into the data that distill gets."
+            )
+        self.data, self._loss, self.batch_size, self.rng = data, loss, batch_size, rng
+
+    def loss(self, exchange):
+        picks = np.random.default_rng([self.rng, exchange.step]).integers(len(self.data), size=self.batch_size)
+        part = self.data[picks]
+        return self._loss(exchange.model(*part.inputs), part.y)

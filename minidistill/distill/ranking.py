@@ -1,0 +1,213 @@
+"""Objectives for ranking: what a teacher says of a list of items. Read ``scores.py`` before this file.
+
+A list is a row of scores. A two-tower model gives them by broadcasting: with users of shape (N, 1) and items of shape (N,
+L) its output has shape (N, L), L scores of one user's list. `ranking_lists` makes such lists, a user a sample; a small
+catalogue can be one list. Shapes: N users, L items of a list. Given up for simplicity: all lists of a batch have one
+length.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import ops
+from ..datasets import Dataset
+from ..training import predict
+from .kd import check_settings, trusted_kd_loss
+from .logits import binary_kl
+from .objective import Objective
+from .scores import check_scores
+
+
+def pairwise_kd(student_scores, teacher_scores, temperature=1.0):
+    """T² * KL between coins, averaged over all pairs of a list: how likely does item i stand before item j?
+
+    The chance is sigmoid((score_i - score_j) / T), the model of Bradley & Terry (1952) that RankNet learns from labels
+    (Burges et al. 2005, "Learning to Rank using Gradient Descent", section 3); here the teacher's chances are the targets.
+
+    Parameters
+    ----------
+    student_scores : Tensor or array_like, shape (N, L)
+    teacher_scores : array_like, shape (N, L)
+    temperature : float
+        T, positive.
+
+    Returns
+    -------
+    Tensor, shape ()
+    """
+    check_settings(temperature)
+    student, teacher = check_lists("pairwise_kd", student_scores, teacher_scores)
+    first, second = np.triu_indices(student.shape[1], 1)
+    gaps = (student[:, first] - student[:, second]) / temperature  # (N, L * (L - 1) / 2)
+    return binary_kl(gaps, (teacher[:, first] - teacher[:, second]) / temperature) * temperature**2
+
+
+class Pairwise(Objective):
+    """weight * `pairwise_kd`."""
+
+    answers = "scores"
+
+    def __init__(self, temperature=1.0, weight=1.0):
+        super().__init__(weight)
+        self.temperature = temperature
+
+    def loss(self, exchange):
+        return pairwise_kd(exchange.student, exchange.teacher, self.at("temperature", exchange))
+
+
+def listwise_kd(student_scores, teacher_scores, temperature=1.0):
+    """T² * KL(teacher ‖ student) between the softmaxes over each list: the chance of each item to be the first.
+
+    The top-one probabilities of ListNet (Cao et al. 2007, "Learning to Rank: From Pairwise Approach to Listwise Approach",
+    section 4.2) with the teacher's as targets. The arithmetic is that of soft targets, the classes being the items.
+
+    Parameters
+    ----------
+    student_scores : Tensor or array_like, shape (N, L)
+    teacher_scores : array_like, shape (N, L)
+    temperature : float
+        T, positive.
+
+    Returns
+    -------
+    Tensor, shape ()
+        Summed over each list, averaged over the lists.
+    """
+    check_settings(temperature)
+    student, teacher = check_lists("listwise_kd", student_scores, teacher_scores)
+    return trusted_kd_loss(student, teacher, None, temperature, 1.0)
+
+
+class Listwise(Objective):
+    """weight * `listwise_kd`."""
+
+    answers = "scores"
+
+    def __init__(self, temperature=1.0, weight=1.0):
+        super().__init__(weight)
+        self.temperature = temperature
+
+    def loss(self, exchange):
+        return listwise_kd(exchange.student, exchange.teacher, self.at("temperature", exchange))
+
+
+def ranking_distillation(student_scores, teacher_scores, top_k=10, decay=10.0, sharpness=0.0):
+    """The teacher's top K as positives, the first ones weighing most: sum over r of w_r * -log sigmoid(student's score).
+
+    Tang & Wang 2018, "Ranking Distillation: Learning Compact Ranking Models With High Performance for Recommender System",
+    equations 6 to 10. Every term pulls up: it stands beside an objective over labels that also pulls down (`HardLabels`,
+    `Labelled`).
+
+    Parameters
+    ----------
+    student_scores : Tensor or array_like, shape (N, L)
+        Logits of relevance.
+    teacher_scores : array_like, shape (N, L)
+    top_k : int
+        K, the places of the teacher's order that are learnt; at most L.
+    decay : float
+        lambda of the position weights exp(-r / lambda), r the teacher's place from 1.
+    sharpness : float
+        mu of the dynamic weights tanh(max(mu * (student's place - r), 0)), which multiply those: items that the student
+        already ranks as high count nothing. 0 leaves them out. Here the student's places are counted in its list, not
+        estimated.
+
+    Returns
+    -------
+    Tensor, shape ()
+        Weights of a list sum to 1 (unless all are 0); averaged over the lists.
+    """
+    student, teacher = check_lists("ranking_distillation", student_scores, teacher_scores)
+    n, length = student.shape
+    if not 1 <= top_k <= length or not decay > 0 or not sharpness >= 0:
+        raise ValueError(
+            f"ranking_distillation got top_k = {top_k}, decay = {decay}, sharpness = {sharpness} for lists of {length}.\n"
+            "top_k is 1 to the length of a list, decay positive, sharpness not negative.\nWrite top_k=10, decay=10.0."
+        )
+    top = np.argsort(-teacher, axis=1, kind="stable")[:, :top_k]  # (N, K)
+    place = np.arange(1, top_k + 1)
+    weights = np.broadcast_to(np.exp(-place / decay), top.shape)
+    if sharpness:
+        order = np.argsort(np.argsort(-student.numpy(), axis=1, kind="stable"), axis=1) + 1
+        late = np.take_along_axis(order, top, axis=1) - place
+        weights = weights * np.tanh(np.maximum(sharpness * late, 0))
+    sums = weights.sum(axis=1, keepdims=True)
+    weights = (weights / np.where(sums > 0, sums, 1) / n).astype(student.dtype)
+    pulled = student[np.arange(n)[:, None], top]
+    return ops.sum(ops.softplus(-pulled) * weights)
+
+
+class RankingDistillation(Objective):
+    """weight * `ranking_distillation`."""
+
+    answers = "scores"
+
+    def __init__(self, top_k=10, decay=10.0, sharpness=0.0, weight=1.0):
+        super().__init__(weight)
+        self.top_k, self.decay, self.sharpness = top_k, decay, sharpness
+
+    def loss(self, exchange):
+        settings = (self.at(name, exchange) for name in ("top_k", "decay", "sharpness"))
+        return ranking_distillation(exchange.student, exchange.teacher, *settings)
+
+
+def score_all(model, users, items, batch_size=256):
+    """The scores of every user for every item: what a full ranking is made from.
+
+    Parameters
+    ----------
+    model : Module
+        Called with users (n, 1) and items (1, I); returns (n, I).
+    users, items : int
+        How many there are; ids count from 0.
+    batch_size : int
+        Users at a time.
+
+    Returns
+    -------
+    ndarray, shape (users, items)
+    """
+    rows = np.arange(users)[:, None]
+    return predict(model, (rows, np.broadcast_to(np.arange(items), (users, items))), batch_size)
+
+
+def ranking_lists(teacher, users, items, top_k=10, sampled=40, rng=None):
+    """An unlabelled transfer set: for each user the teacher's top items, and others drawn at random from the rest.
+
+    Parameters
+    ----------
+    teacher : Module
+        See `score_all`.
+    users, items : int
+        How many there are.
+    top_k, sampled : int
+        The list of each user has this many of the teacher's best, and this many others, each at most once.
+    rng : int, np.random.Generator or None
+
+    Returns
+    -------
+    Dataset
+        ``x = (users (users, 1), items (users, top_k + sampled))`` of int64, no targets. The teacher's items come first,
+        best first.
+    """
+    if not (top_k >= 0 and sampled >= 0 and 2 <= top_k + sampled <= items):
+        raise ValueError(
+            f"ranking_lists got top_k = {top_k} and sampled = {sampled} for {items} items.\nA list has at least two "
+            "items, and each at most once.\nWrite top_k=10, sampled=40."
+        )
+    order = np.argsort(-score_all(teacher, users, items), axis=1, kind="stable")
+    rest = np.random.default_rng(rng).permuted(order[:, top_k:], axis=1)
+    chosen = np.concatenate([order[:, :top_k], rest[:, :sampled]], axis=1)
+    return Dataset((np.arange(users)[:, None], chosen), None)
+
+
+def check_lists(who, student, teacher):
+    """As `check_scores`, for matrices of at least two columns."""
+    student, teacher = check_scores(who, student, teacher)
+    if student.ndim != 2 or student.shape[1] < 2:
+        raise ValueError(
+            f"{who} got scores of shape {student.shape}.\nThey are lists: (N, L), L at least 2 items for each user.\n"
+            "Make lists with distill.ranking_lists(teacher, users, items); for single pairs use distill.ScoreMatching."
+        )
+    return student, teacher

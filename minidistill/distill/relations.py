@@ -1,0 +1,148 @@
+"""Objectives on relations between the samples of a batch: widths need not match, nothing is learnt in between.
+
+Read ``hidden.py`` before this file. Shapes: N samples of a batch, V numbers of each in the student, W in the teacher.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import losses, ops
+from ..tensor import Tensor, as_tensor
+from .hidden import HiddenObjective
+
+_TINY = 1e-12
+
+
+def similarity_preserving(student_hidden, teacher_hidden):
+    """Who is like whom: the squared distance of the two (N, N) tables of products, each row of length 1, divided by N².
+
+    Tung & Mori 2019, "Similarity-Preserving Knowledge Distillation", equations 2 to 4.
+
+    Parameters
+    ----------
+    student_hidden : Tensor or array_like, shape (N, V)
+    teacher_hidden : array_like, shape (N, W)
+
+    Returns
+    -------
+    Tensor, shape ()
+    """
+    student, teacher = _pair("similarity_preserving", student_hidden, teacher_hidden)
+    return losses.mse(_similarities(student), _similarities(teacher))
+
+
+class Relation(HiddenObjective):
+    """An objective on the relations in a batch. A batch of one sample (a last one may be) has none, and gives 0."""
+
+    @property
+    def answers(self):
+        return "any" if self.teacher_path is None else None
+
+    def loss(self, exchange):
+        student, teacher = self.sides(exchange)
+        return ops.sum(student * 0) if len(student) == 1 else self.relation(student, teacher, exchange)
+
+
+class SimilarityPreserving(Relation):
+    """weight * `similarity_preserving` of two layers; the outputs, where a path is None."""
+
+    def __init__(self, teacher_path=None, student_path=None, weight=1.0):
+        super().__init__(teacher_path, student_path, weight)
+
+    def relation(self, student, teacher, exchange):
+        return similarity_preserving(student, teacher)
+
+
+def relational_distance(student_hidden, teacher_hidden):
+    """How far samples lie from one another, in units of the batch's mean distance: Huber's loss, averaged over the pairs.
+
+    Park, Kim, Lu & Cho 2019, "Relational Knowledge Distillation", equations 6 to 9 (RKD-D). Averaged over pairs of different
+    samples; the authors' code also averages over the N pairs of a sample with itself, which are 0.
+
+    Parameters
+    ----------
+    student_hidden : Tensor or array_like, shape (N, V)
+    teacher_hidden : array_like, shape (N, W)
+
+    Returns
+    -------
+    Tensor, shape ()
+    """
+    student, teacher = _pair("relational_distance", student_hidden, teacher_hidden)
+    return losses.huber(_distances(student), _distances(teacher))
+
+
+def relational_angle(student_hidden, teacher_hidden):
+    """The angles of all triangles of samples: Huber's loss between their cosines, averaged over the N³ triples.
+
+    Park et al. 2019, equations 10 to 12 (RKD-A). Takes N³ numbers.
+
+    Parameters
+    ----------
+    student_hidden : Tensor or array_like, shape (N, V)
+    teacher_hidden : array_like, shape (N, W)
+
+    Returns
+    -------
+    Tensor, shape ()
+    """
+    student, teacher = _pair("relational_angle", student_hidden, teacher_hidden)
+    return losses.huber(_cosines(student), _cosines(teacher))
+
+
+class Relational(Relation):
+    """weight * (distance * `relational_distance` + angle * `relational_angle`) of two layers; None is the output.
+
+    Parameters
+    ----------
+    teacher_path, student_path : str, optional
+    distance, angle : float or schedule
+        1 and 2 are in the proportion of the paper's 25 and 50.
+    angle_samples : int
+        Angles are those of the first samples of a batch, a random choice where batches are shuffled: 128 samples would take
+        two million numbers.
+    weight : float or schedule
+    """
+
+    def __init__(self, teacher_path=None, student_path=None, distance=1.0, angle=2.0, angle_samples=32, weight=1.0):
+        super().__init__(teacher_path, student_path, weight)
+        self.distance, self.angle, self.angle_samples = distance, angle, angle_samples
+
+    def relation(self, student, teacher, exchange):
+        distance, angle = self.at("distance", exchange), self.at("angle", exchange)
+        total = relational_distance(student, teacher) * distance
+        few = slice(self.angle_samples)
+        return total + relational_angle(student[few], teacher[few]) * angle if angle else total
+
+
+def _similarities(a):
+    """(N, N) products of rows, each row of the table divided by its length."""
+    table = a @ a.T
+    return table / ops.sqrt(ops.sum(table * table, axis=1, keepdims=True) + _TINY)
+
+
+def _distances(a):
+    """Euclidean distances of all pairs of different rows, divided by their mean."""
+    first, second = np.triu_indices(len(a), 1)
+    gaps = a[first] - a[second]
+    lengths = ops.sqrt(ops.sum(gaps * gaps, axis=1) + _TINY)  # equal rows: length 0 has no derivative
+    return lengths / ops.mean(lengths)
+
+
+def _cosines(a):
+    """(N, N, N): of the angle at sample i between samples j and k."""
+    gaps = a.reshape(1, *a.shape) - a.reshape(len(a), 1, -1)  # (N, N, V): at i, the way to j
+    ways = gaps / ops.sqrt(ops.sum(gaps * gaps, axis=2, keepdims=True) + _TINY)
+    return ways @ ops.swapaxes(ways, 1, 2)
+
+
+def _pair(who, student, teacher):
+    student = as_tensor(student)
+    teacher = Tensor(np.asarray(teacher, student.dtype))
+    if student.ndim != 2 or teacher.ndim != 2 or len(student) != len(teacher) or len(student) < 2:
+        raise ValueError(
+            f"{who} got student values of shape {student.shape} and teacher values of shape {teacher.shape}.\n"
+            "Both are one row for each of the same two or more samples.\nUse a batch size of at least 2."
+        )
+    return student, teacher

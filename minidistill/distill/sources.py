@@ -1,0 +1,195 @@
+"""Sources of knowledge besides one teacher and its data: several teachers, invented samples, the teacher's own labels.
+
+A student can learn from a teacher on any inputs, since the teacher answers for them; these make inputs. The other sources are
+ways to train (``stages.py``). Read ``train.py`` before this file.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import ops
+from ..datasets import Dataset
+from ..nn import Module
+from ..training import predict
+from .kd import check_settings
+
+
+class Ensemble(Module):
+    """Several teachers as one (Hinton et al. 2015, section 1: an ensemble's knowledge in a single model).
+
+    Parameters
+    ----------
+    teachers : list of Module
+        All return logits of one shape.
+    weights : list of float, optional
+        Not negative, divided by their sum. Equal by default.
+    average : {"probabilities", "logits"}
+        The arithmetic mean of the softmaxes, returned as its logarithm; or the mean of the logits, which is the geometric
+        mean of the softmaxes: a class that one of them rules out stays out.
+
+    Call it, predict with it, evaluate it, or pass it to ``distill``: it returns logits (N, C).
+    """
+
+    def __init__(self, teachers, weights=None, average="probabilities"):
+        teachers = list(teachers)
+        weights = np.ones(len(teachers)) if weights is None else np.asarray(weights, float)
+        fits = (
+            bool(teachers) and weights.shape == (len(teachers),) and weights.min() >= 0 and 0 < weights.sum() < np.inf
+        )
+        if not fits or average not in ("probabilities", "logits"):
+            raise ValueError(
+                f"Ensemble got {len(teachers)} teachers, weights = {weights.tolist()} and average = {average!r}.\nIt "
+                "has at least one teacher, a weight that is not negative for each, and averages 'probabilities' or "
+                "'logits'.\nWrite Ensemble([a, b], weights=[2, 1])."
+            )
+        self.teachers, self.average = teachers, average
+        self.weights = tuple((weights / weights.sum()).tolist())
+
+    def forward(self, *inputs):
+        """(N, ...) to logits (N, C)."""
+        outputs = [teacher(*inputs) for teacher in self.teachers]
+        shapes = {output.shape for output in outputs}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"Ensemble got answers of the shapes {sorted(shapes)}.\nTheir mean needs the same classes in the same "
+                "order.\nLeave out the teacher that has others."
+            )
+        if self.average == "logits":
+            parts = [output * weight for output, weight in zip(outputs, self.weights)]
+            return ops.sum(ops.stack(parts), axis=0)
+        parts = [ops.log_softmax(z) + np.log(w) for z, w in zip(outputs, self.weights) if w > 0]
+        return ops.logsumexp(ops.stack(parts), axis=0)
+
+    def config(self):
+        """What `repr` shows, so that a `TeacherCache` tells two ensembles apart."""
+        return {"teachers": self.teachers, "weights": self.weights, "average": self.average}
+
+
+def pseudo_label(teacher, data, confidence=0.95, temperature=1.0):
+    """The samples that a teacher is sure of, with its decisions as hard labels (Lee 2013, "Pseudo-Label").
+
+    Parameters
+    ----------
+    teacher : Module
+    data : Dataset
+        Labels are not looked at.
+    confidence : float in [0, 1)
+        Samples whose largest probability is above it are kept.
+    temperature : float
+        At which probabilities are taken.
+
+    Returns
+    -------
+    Dataset
+        The kept samples in their order, with class ids.
+
+    Raises
+    ------
+    ValueError
+        If the teacher is nowhere that sure.
+    """
+    check_settings(temperature)
+    if not 0 <= confidence < 1:
+        raise ValueError(
+            f"pseudo_label got confidence = {confidence}.\nIt is a probability that the teacher exceeds: in [0, 1).\n"
+            "Write confidence=0.95."
+        )
+    p = ops.softmax(predict(teacher, data) / temperature).numpy()
+    sure = p.max(axis=1) > confidence
+    if not sure.any():
+        raise ValueError(
+            f"pseudo_label found no sample with a probability above {confidence}.\nThe largest is {p.max():.4f}.\n"
+            f"Lower the confidence: {p.max() * 0.99:.2f}, for example."
+        )
+    kept = data[sure]
+    return Dataset(kept.x, p[sure].argmax(axis=1), dtype=None)
+
+
+class Mixup:
+    """Augmentation: each sample mixed with another of its batch (Zhang et al. 2018, "mixup", section 2).
+
+    x = m * x_i + (1 - m) * x_j, m drawn for each sample from Beta(strength, strength). The labels of either no longer fit,
+    so the teacher answers for the mixture; ``distill`` and ``fit`` refuse to use labels with it.
+
+    Parameters
+    ----------
+    strength : float
+        Positive; 1 draws m uniformly, small ones keep it near 0 or 1.
+    """
+
+    changes_labels = True
+
+    def __init__(self, strength=1.0):
+        if not strength > 0:
+            raise ValueError(f"Mixup got strength = {strength}.\nBeta's parameter is positive.\nWrite Mixup(1.0).")
+        self.strength = strength
+
+    def __call__(self, x, rng):
+        """Mix a batch of floating inputs, (N, ...)."""
+        x = _floating("Mixup", x)
+        share = rng.beta(self.strength, self.strength, size=(len(x), *[1] * (x.ndim - 1))).astype(x.dtype)
+        return x * share + x[rng.permutation(len(x))] * (1 - share)
+
+    def __repr__(self):
+        return f"Mixup({self.strength})"
+
+
+class Noise:
+    """Augmentation: Gaussian noise on every input, which leaves labels as they are.
+
+    Parameters
+    ----------
+    deviation : float
+        Not negative, in units of the inputs.
+    """
+
+    def __init__(self, deviation=0.1):
+        if not deviation >= 0:
+            raise ValueError(
+                f"Noise got deviation = {deviation}.\nA standard deviation is not negative.\nWrite Noise(0.1)."
+            )
+        self.deviation = deviation
+
+    def __call__(self, x, rng):
+        """Disturb a batch of floating inputs, (N, ...)."""
+        x = _floating("Noise", x)
+        return x + rng.standard_normal(x.shape, dtype=np.float32).astype(x.dtype, copy=False) * x.dtype.type(
+            self.deviation
+        )
+
+    def __repr__(self):
+        return f"Noise({self.deviation})"
+
+
+def transfer_set(data, augment, copies=1, rng=None):
+    """A data set of augmented samples without labels, drawn once: unlike ``distill(augment=...)``, the answers can be kept.
+
+    Parameters
+    ----------
+    data : Dataset
+    augment : callable
+        ``augment(x, rng)``, such as `Mixup` or `Noise`; it sees all samples at once.
+    copies : int
+        How many of each sample are drawn, besides the original.
+    rng : int, np.random.Generator or None
+
+    Returns
+    -------
+    Dataset
+        ``(copies + 1) * len(data)`` samples, the originals first.
+    """
+    if copies < 1:
+        raise ValueError(f"transfer_set got copies = {copies}.\nIt draws at least one.\nWrite copies=1.")
+    rng = np.random.default_rng(rng)
+    return Dataset(np.concatenate([data.x, *(augment(data.x, rng) for _ in range(copies))]), None, dtype=None)
+
+
+def _floating(who, x):
+    if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
+        kind = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
+        raise TypeError(
+            f"{who} got inputs of type {kind}.\nIt computes with numbers; ids have nothing in between.\n"
+            "Use it for one floating input."
+        )
+    return x

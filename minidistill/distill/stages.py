@@ -1,0 +1,215 @@
+"""Trainings of several stages or several models: chains of assistants, generations, peers, and the last polish on labels.
+
+Each is a few lines over ``distill`` or the shared loop. Read ``train.py`` before this file. The two stages of FitNets are
+two calls of ``distill``; see `Hint`.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import numpy as np
+
+from .. import losses, nn, ops
+from ..datasets import Dataset
+from ..nn import Dense, Dropout, MaxNorm, Module, Sequential, initialize
+from ..optim import AdamW
+from ..training import evaluate, fit, run
+from ..training.loop import batch_inputs, check_augmentation, split_validation
+from .kd import check_settings, trusted_kd_loss
+from .train import distill
+
+
+def chain(models, data, **settings):
+    """Distil each model into the next: teacher, assistants of falling size, student.
+
+    Mirzadeh et al. 2020, "Improved Knowledge Distillation via Teacher Assistant", section 3.2. An assistant bridges a gap
+    in size that is too large for one step, if it is.
+
+    Parameters
+    ----------
+    models : list of Module
+        At least two. The first is trained; the others are trained here, in place.
+    data : Dataset
+    **settings
+        As for ``distill``, the same for each. An optimizer belongs to one model and cannot be among them.
+
+    Returns
+    -------
+    list of History
+        One for each model but the first.
+    """
+    models = list(models)
+    if len(models) < 2 or "optimizer" in settings or "resume" in settings:
+        raise ValueError(
+            f"chain got {len(models)} models and the settings {sorted(settings)}.\nIt distils from one to the next, with an "
+            "optimizer for each.\nWrite chain([teacher, assistant, student], data, epochs=30, rng=0)."
+        )
+    return [distill(teacher, student, data, **settings) for teacher, student in zip(models, models[1:])]
+
+
+def born_again(teacher, data, generations=3, rng=None, **settings):
+    """A model teaches a fresh copy of itself, that the next one, and so on.
+
+    Furlanello et al. 2018, "Born-Again Neural Networks", section 3. Their best is an `Ensemble` of all generations.
+
+    Parameters
+    ----------
+    teacher : Module
+        Trained on labels: the first generation. Unchanged.
+    data : Dataset
+    generations : int
+        How many are trained after it, each of the teacher's architecture with new initial weights.
+    rng : int, np.random.Generator or None
+        Initial weights and trainings.
+    **settings
+        As for ``distill``, the same for each.
+
+    Returns
+    -------
+    list of Module
+        The generations, without the teacher.
+    """
+    if generations < 1:
+        raise ValueError(f"born_again got generations = {generations}.\nIt trains at least one.\nWrite generations=3.")
+    models = [teacher]
+    for stream in np.random.default_rng(rng).spawn(generations):
+        student = initialize(teacher.copy(), stream)
+        distill(models[-1], student, data, rng=stream, **settings)
+        models.append(student)
+    return models[1:]
+
+
+class _Peers(Module):
+    """The models that learn together, as one: what the loop trains, watches and saves."""
+
+    def __init__(self, models):
+        self.models = models
+
+    def forward(self, *inputs):
+        return ops.stack([model(*inputs) for model in self.models])
+
+
+def mutual(peers, data, temperature=1.0, weight=1.0, optimizer=None, epochs=60, batch_size=32, validation=None, augment=None,
+           callbacks=(), resume=None, progress=True, rng=None):  # fmt: skip
+    """Peers without a teacher learn together: each from the labels, and from what the others say of the same batch.
+
+    Zhang, Xiang, Hospedales & Lu 2018, "Deep Mutual Learning", equations 6 to 8: cross-entropy plus the mean KL divergence
+    from each other peer. Here all peers take their step at once, in the paper one after another.
+
+    Parameters
+    ----------
+    peers : list of Module
+        At least two, with the same classes and no common parameters. Trained in place.
+    data : Dataset
+        With labels.
+    temperature : float
+        Of the KL terms, which carry its square.
+    weight : float
+        Of the KL terms.
+    optimizer : Optimizer, optional
+        Over the parameters of all peers; ``Adam(..., lr=3e-3)`` by default.
+    epochs, batch_size, validation, augment, callbacks, resume, progress, rng
+        As in `fit`. The model that callbacks see holds the peers as ``model.models``.
+
+    Returns
+    -------
+    History
+        The loss is the sum over the peers. Validation reports the mean over the peers.
+    """
+    peers = list(peers)
+    _check_peers(peers, data)
+    check_augmentation("mutual", augment)
+    check_settings(temperature)
+    split_rng, rng = np.random.default_rng(rng).spawn(2)
+    data, held_out = split_validation(data, validation, split_rng)
+
+    def batch_loss(batch):
+        outputs = [peer(*batch_inputs(batch)) for peer in peers]
+        total = 0.0
+        for mine in outputs:
+            total = total + losses.cross_entropy(mine, batch.y)
+            for other in outputs:
+                if other is not mine:
+                    said = trusted_kd_loss(mine, other.data, None, temperature, 1.0)
+                    total = total + said * (weight / (len(peers) - 1))
+        return total
+
+    def validate():
+        reports = [evaluate(peer, held_out) for peer in peers]
+        return {name: float(np.mean([report[name] for report in reports])) for name in reports[0]}
+
+    return run(
+        _Peers(peers), data, batch_loss, optimizer=optimizer, validate=validate if held_out else None, epochs=epochs,
+        batch_size=batch_size, augment=augment, callbacks=callbacks, resume=resume, progress=progress, rng=rng,
+    )  # fmt: skip
+
+
+def _check_peers(peers, data):
+    parameters = [id(p) for peer in peers if isinstance(peer, Module) for p in peer.parameters()]
+    if len(peers) < 2 or not all(isinstance(p, Module) for p in peers) or len(set(parameters)) < len(parameters):
+        raise ValueError(
+            f"mutual got {len(peers)} peers.\nAt least two models learn from one another, and share no parameter.\n"
+            "Write distill.mutual([a, b], data)."
+        )
+    if not isinstance(data, Dataset) or data.y is None or data.y.dtype.kind != "i":
+        raise ValueError(
+            "mutual got no data set with class ids.\nWithout a teacher, the labels are where all knowledge comes from.\n"
+            "Pass Dataset(x, y)."
+        )
+
+
+def fine_tune(student, data, weight_decay=1e-4, dropout=0.0, max_norm=None, lr=1e-4, **settings):
+    """The second stage: train a distilled student on true labels, gently and regularised.
+
+    Parameters
+    ----------
+    student : Module
+        Trained in place. Dropout layers and norm limits are there during this call only.
+    data : Dataset
+        With labels.
+    weight_decay : float
+        Decoupled, as in `AdamW`.
+    dropout : float in [0, 1)
+        Rate of dropout before each `Dense` layer but the first.
+    max_norm : float, optional
+        Limit of the norm of each unit's incoming weights in `Dense` layers (see ``nn.MaxNorm``).
+    lr : float or schedule
+        Small: the student has learnt already.
+    **settings
+        As for `fit`.
+
+    Returns
+    -------
+    History
+    """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"fine_tune got dropout = {dropout}.\nIt is a rate in [0, 1).\nWrite dropout=0.2.")
+    if not isinstance(student, Module):
+        raise TypeError(
+            f"fine_tune got a {type(student).__name__} as the student.\nIt is an nn.Module.\n"
+            "Write distill.fine_tune(student, data)."
+        )
+    optimizer = AdamW(student.parameters(), lr=lr, weight_decay=weight_decay)
+    with _regularised(student, dropout, max_norm):
+        return fit(student, data, optimizer=optimizer, **settings)
+
+
+@contextmanager
+def _regularised(student, dropout, max_norm):
+    """Dropout and norm limits for the time of a block."""
+    layers = [(path, module) for path, module in student.named_modules() if isinstance(module, Dense)]
+    limit = None if max_norm is None else MaxNorm(max_norm)
+    guarded = [(path, layer, Sequential(Dropout(dropout), layer)) for path, layer in layers[1:] if dropout]
+    try:
+        for _, layer in layers:
+            layer.weight.constraints += [limit] if limit else []
+        for path, _, wrapped in guarded:
+            nn.replace(student, path, wrapped)
+        yield
+    finally:
+        for path, layer, wrapped in guarded:
+            if student.get(path) is wrapped:
+                nn.replace(student, path, layer)
+        for _, layer in layers:
+            layer.weight.constraints[:] = [c for c in layer.weight.constraints if c is not limit]

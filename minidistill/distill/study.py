@@ -1,0 +1,84 @@
+"""Looking at what was distilled: does the student agree with its teacher, and where; what do temperature and width change?
+
+Read ``train.py`` before this file. ``training/metrics.py`` has the calibration error, ``plot`` the figures. Shapes: N
+samples, C classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import ops
+from ..training import evaluate, predict
+from .train import distill
+
+
+def fidelity(teacher, student, data):
+    """How far a student is its teacher's copy, and whether that is the same as being right.
+
+    Stanton et al. 2021, "Does Knowledge Distillation Really Work?", section 3: a student often is accurate without
+    agreeing, and agreement on what the teacher gets wrong is no gain.
+
+    Parameters
+    ----------
+    teacher, student : Module
+        Of the same classes.
+    data : Dataset
+        With class ids.
+
+    Returns
+    -------
+    dict of str to float
+        "teacher_accuracy", "student_accuracy"; "agreement", the fraction of samples with the same decision; "
+        ""agreement_when_right"
+        and "agreement_when_wrong", among those where the teacher is right or wrong (NaN where there are none); "kl", the mean
+        KL(teacher ‖ student) in nats at temperature 1.
+    """
+    z, t = predict(student, data), predict(teacher, data)
+    labels = data.y if data.num_classes else None  # asking raises where there are none, or they are no ids
+    right, same = t.argmax(axis=1) == labels, t.argmax(axis=1) == z.argmax(axis=1)
+    log_p, log_q = (ops.log_softmax(a.astype(np.float64)).numpy() for a in (t, z))
+    return {
+        "teacher_accuracy": float(right.mean()),
+        "student_accuracy": float((z.argmax(axis=1) == labels).mean()),
+        "agreement": float(same.mean()),
+        "agreement_when_right": _share(same, right),
+        "agreement_when_wrong": _share(same, ~right),
+        "kl": float((np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean()),
+    }
+
+
+def _share(same, among):
+    return float(same[among].mean()) if among.any() else float("nan")
+
+
+def temperature_by_width(teacher, make_student, data, test, temperatures, widths, seeds=3, **settings):
+    """The accuracy of students of several widths, distilled at several temperatures: the numbers of a heat map.
+
+    Hinton et al. 2015, section 3, found small students to learn best at temperatures in the middle.
+
+    Parameters
+    ----------
+    teacher : Module
+    make_student : callable
+        ``make_student(width, seed)`` returns a new model.
+    data, test : Dataset
+        To learn from, and to measure on: validation data, where a temperature is to be chosen.
+    temperatures : sequence of float
+    widths : sequence of int
+    seeds : int
+    **settings
+        As for ``distill``.
+
+    Returns
+    -------
+    ndarray, shape (seeds, len(temperatures), len(widths))
+        Accuracies.
+    """
+    settings = {"progress": False, **settings}
+    found = np.empty((seeds, len(temperatures), len(widths)))
+    for seed, row, column in np.ndindex(found.shape):
+        student = make_student(widths[column], seed)
+        distill(teacher, student, data, temperature=temperatures[row], rng=seed, **settings)
+        found[seed, row, column] = evaluate(student, test)["accuracy"]
+    return found

@@ -1,0 +1,135 @@
+"""Figures of dark knowledge: what a teacher says besides its decision, and what a student makes of it.
+
+Read ``style.py`` before this file.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..training.metrics import calibration_bins
+from .style import BLUE, COLOURS, GREY, ORANGE, RED, finish, new_figure, wrapped
+
+
+def softened_probabilities(logits, temperatures=(1, 2, 4, 8), classes=None, path=None):
+    """What a temperature does to one sample's class probabilities: one panel for each.
+
+    Parameters
+    ----------
+    logits : array_like, shape (C,)
+    temperatures : sequence of float
+    classes : sequence of str, optional
+        Names; numbers by default.
+    path : path, optional
+    """
+    logits = np.asarray(logits, float)
+    if logits.ndim != 1 or len(logits) < 2:
+        raise ValueError(
+            f"softened_probabilities got logits of shape {logits.shape}.\nIt draws one sample: a vector, one logit for each "
+            "class.\nPass one row: logits[0]."
+        )
+    figure, axes = new_figure(len(temperatures), width=3.6 * len(temperatures), height=3.8, sharey=True)
+    names = [str(c) for c in (range(len(logits)) if classes is None else classes)]
+    for axis, t in zip(axes, temperatures):
+        p = np.exp((logits - logits.max()) / t)
+        p /= p.sum()
+        axis.bar(names, p, color=[RED if i == logits.argmax() else BLUE for i in range(len(p))], width=0.75)
+        axis.set(title=f"T = {t:g}", xlabel="class", ylim=(0, 1))
+    axes[0].set_ylabel("probability")
+    return finish(figure, path)
+
+
+def label_study(accuracies, cases, path=None):
+    """One dot for each seed and a bar at the mean, a row for each case.
+
+    Parameters
+    ----------
+    accuracies : dict of str to sequence of float
+        Fractions, one for each seed.
+    cases : dict of str to str
+        What to write beside each row, in order from top to bottom.
+    path : path, optional
+    """
+    figure, (axis,) = new_figure(1, width=13, height=0.75 * len(cases) + 1.2)
+    for row, case in enumerate(cases):
+        values, colour = 100 * np.asarray(accuracies[case]), COLOURS[row % len(COLOURS)]
+        axis.plot(values, np.full(len(values), row), "o", ms=9, color=colour, alpha=0.55, mew=0)
+        axis.plot([values.mean()] * 2, [row - 0.3, row + 0.3], color=colour, lw=4)
+        axis.text(
+            values.mean(), row - 0.36, f"{values.mean():.1f}", ha="center", va="bottom", color=colour, fontsize=13
+        )
+    axis.set_yticks(range(len(cases)), [wrapped(text) for text in cases.values()], fontsize=12)
+    axis.set(xlabel="test accuracy, %", ylim=(len(cases) - 0.4, -0.9))
+    axis.grid(axis="y", visible=False)
+    return finish(figure, path)
+
+
+def reliability_diagram(models, data, bins=15, path=None):
+    """Are models as often right as they say? Accuracy against confidence, a panel for each; on the line, they are.
+
+    Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2. The bars below show where the samples are; the
+    title gives the expected calibration error.
+
+    Parameters
+    ----------
+    models : dict of str to (Module or ndarray of logits, shape (N, C))
+    data : Dataset
+        With class ids.
+    bins : int
+        Of equal width in confidence.
+    path : path, optional
+    """
+    from ..nn import Module
+    from ..training import predict
+
+    figure, axes = new_figure(len(models), width=4.6 * len(models), height=4.8, sharey=True)
+    for axis, (name, model) in zip(axes, models.items()):
+        logits = predict(model, data) if isinstance(model, Module) else np.asarray(model)
+        confidence, accuracy, share, error = calibration_bins(logits, data.y, bins)
+        axis.plot([0, 1], [0, 1], color=GREY, lw=1.5, ls=":")
+        axis.bar((np.arange(bins) + 0.5) / bins, share, width=0.9 / bins, color="#CCCCCC")
+        axis.vlines(confidence, confidence, accuracy, color=RED, lw=3)
+        axis.plot(confidence, accuracy, "o", ms=9, color=BLUE, mec="white")
+        axis.set(title=f"{name}\nerror {100 * error:.1f} points", xlabel="confidence", xlim=(0, 1), ylim=(0, 1.02))
+    axes[0].set_ylabel("accuracy")
+    return finish(figure, path)
+
+
+def heat_map(values, rows, columns, row_label="temperature", column_label="width of the student", path=None):
+    """A table of accuracies in colour, the best row of each column framed: such as temperature against width.
+
+    Parameters
+    ----------
+    values : array_like, shape (seeds, len(rows), len(columns)) or (len(rows), len(columns))
+        Fractions. Several seeds are shown as mean and standard deviation.
+    rows, columns : sequence
+        What stands at the axes.
+    row_label, column_label : str
+    path : path, optional
+    """
+    values = 100 * np.asarray(values, float)
+    if values.ndim not in (2, 3) or values.shape[-2:] != (len(rows), len(columns)):
+        raise ValueError(
+            f"heat_map got values of shape {values.shape} for {len(rows)} rows and {len(columns)} columns.\nThey are "
+            "a table, or one for each seed.\nPass what distill.temperature_by_width returned, with the same "
+            "temperatures and widths."
+        )
+    mean = values.mean(axis=0) if values.ndim == 3 else values
+    spread = values.std(axis=0, ddof=1) if values.ndim == 3 and len(values) > 1 else None
+    figure, (axis,) = new_figure(1, width=2.2 + 1.55 * len(columns), height=1.6 + 0.75 * len(rows))
+    best = mean.max(axis=0)
+    axis.imshow(
+        mean - best, cmap="Blues", aspect="auto", vmin=(mean - best).min() * 1.05, vmax=-(mean - best).min() * 0.35
+    )
+    for (row, column), value in np.ndenumerate(mean):
+        text = f"{value:.1f}" + ("" if spread is None else f" ± {spread[row, column]:.1f}")
+        first = value == best[column]
+        axis.text(column, row, text, ha="center", va="center", fontsize=13, weight="bold" if first else "normal")
+        if first:
+            axis.plot([column - 0.46, column + 0.46, column + 0.46, column - 0.46, column - 0.46],
+                      [row - 0.44, row - 0.44, row + 0.44, row + 0.44, row - 0.44], color=ORANGE, lw=3)  # fmt: skip
+    axis.set_xticks(range(len(columns)), [f"{c:g}" if isinstance(c, (int, float)) else str(c) for c in columns])
+    axis.set_yticks(range(len(rows)), [f"{r:g}" if isinstance(r, (int, float)) else str(r) for r in rows])
+    axis.set(xlabel=column_label, ylabel=row_label)
+    axis.grid(False)
+    return finish(figure, path)

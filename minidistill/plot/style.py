@@ -1,0 +1,80 @@
+"""The style of all figures: large letters, colours that colour-blind readers can tell apart, labels beside the things.
+
+Nothing needs to be read before this file.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Okabe & Ito 2008, "Color Universal Design".
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+GREY = "#767676"
+COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
+
+
+def new_figure(panels, width, height=4.2, **options):
+    """A new figure and the list of its axes, in the style of the house."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, panels, **options))
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(color="#E5E5E5", lw=1)
+        axis.set_axisbelow(True)
+        axis.tick_params(labelsize=13, color=GREY)
+        axis.xaxis.label.set_size(14)
+        axis.yaxis.label.set_size(14)
+        axis.title.set_size(15)
+    return figure, list(axes)
+
+
+def finish(figure, path):
+    if path is not None:
+        figure.savefig(path, dpi=150, facecolor="white")
+    return figure
+
+
+def label_points(axis, x, y, names):
+    """Names beside the points, each at the nearest place where it covers no other name and no point."""
+    figure = axis.figure
+    figure.draw_without_rendering()
+    points = axis.transData.transform(np.column_stack([x, y]))
+    taken = [(px - 9, py - 9, px + 9, py + 9) for px, py in points]
+    inside = axis.get_window_extent()
+    for i in np.argsort(-y):
+        for dx, dy, side in _places():
+            text = axis.annotate(names[i], (x[i], y[i]), xytext=(dx, dy), textcoords="offset points", ha=side, va="center",
+                                 fontsize=12, color=COLOURS[i % len(COLOURS)])  # fmt: skip
+            box = text.get_window_extent()
+            free = all(box.x1 < a or box.x0 > c or box.y1 < b or box.y0 > d for a, b, c, d in taken)
+            if free and box.x0 >= inside.x0 and box.x1 <= inside.x1:
+                break
+            text.remove()
+        else:
+            axis.annotate(names[i], (x[i], y[i]), xytext=(12, 0), textcoords="offset points", fontsize=12)
+        taken.append((box.x0, box.y0, box.x1, box.y1))
+
+
+def _places():
+    """Offsets to try for a label, in points, nearest first: beside the point, then above and below it in rings."""
+    yield from ((12, 0, "left"), (-12, 0, "right"))
+    for ring in range(1, 6):
+        for dy in (18 * ring, -18 * ring):
+            yield from ((0, dy, "center"), (12, dy, "left"), (-12, dy, "right"))
+
+
+def plain_log_ticks(axis):
+    """Numbers such as 20 and 50 on a logarithmic axis, not powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
+def wrapped(text, width=46):
+    import textwrap
+
+    return "\n".join(textwrap.wrap(text, width))

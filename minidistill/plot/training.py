@@ -1,0 +1,66 @@
+"""Figures of a training and of what came of it. Read ``style.py`` before this file."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..training import predict
+from .style import BLUE, GREY, ORANGE, finish, new_figure
+
+
+def training_curves(history, path=None):
+    """Loss and, where there is one, accuracy over the epochs; training and validation in one panel each.
+
+    Parameters
+    ----------
+    history : History
+    path : path, optional
+    """
+    if not len(history.epochs):
+        raise ValueError(
+            "training_curves got a history without epochs.\nThere is nothing to draw.\nPass what md.fit returned."
+        )
+    kinds = [k for k in ("loss", "accuracy") if any(k in name for logs in history.epochs for name in logs)]
+    figure, axes = new_figure(len(kinds), width=5.5 * len(kinds))
+    epochs = np.arange(1, len(history.epochs) + 1)
+    for axis, kind in zip(axes, kinds):
+        curves = [(n, c) for n, c in ((kind, BLUE), (f"validation_{kind}", ORANGE)) if n in history]
+        curves.sort(key=lambda curve: history[curve[0]][-1])
+        for place, (name, colour) in enumerate(curves):
+            values = np.array(history[name])
+            axis.plot(epochs[: len(values)], values, color=colour, lw=2.5, marker="o", ms=4 if len(values) < 40 else 0)
+            axis.annotate("validation" if "validation" in name else "training", (len(values), values[-1]),
+                          xytext=(8, 18 * (place - (len(curves) - 1) / 2)), textcoords="offset points", color=colour,
+                          va="center", fontsize=13)  # fmt: skip
+        if history.best_epoch:
+            axis.axvline(history.best_epoch, color=GREY, lw=1.5, ls=":")
+            axis.set_title(f"best epoch {history.best_epoch}", color=GREY, fontsize=13, loc="right")
+        axis.set(xlabel="epoch", ylabel=kind)
+        axis.margins(x=0.02)
+    return finish(figure, path)
+
+
+def confusion_matrix(model, data, path=None):
+    """How often each class (row) is taken for each (column). Mistakes are coloured, the diagonal is not.
+
+    Parameters
+    ----------
+    model : Module
+    data : Dataset
+        With class ids.
+    path : path, optional
+    """
+    classes = data.num_classes
+    decided = predict(model, data).argmax(axis=1)
+    counts = np.zeros((max(classes, decided.max() + 1),) * 2, int)
+    np.add.at(counts, (data.y, decided), 1)
+    mistakes = counts * (1 - np.eye(len(counts), dtype=int))
+    figure, (axis,) = new_figure(1, width=6.5, height=6.2)
+    axis.imshow(np.ma.masked_equal(mistakes, 0), cmap="Oranges", vmin=0, vmax=max(2, mistakes.max() * 1.5))
+    for (row, column), n in np.ndenumerate(counts):
+        colour = GREY if row == column else ("black" if n else "#DDDDDD")
+        axis.text(column, row, n or "·", ha="center", va="center", color=colour, fontsize=13)
+    axis.set(xlabel="decided", ylabel="true class", xticks=range(len(counts)), yticks=range(len(counts)))
+    axis.set_title(f"{mistakes.sum()} mistakes in {len(data)}")
+    axis.grid(False)
+    return finish(figure, path)

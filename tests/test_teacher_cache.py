@@ -1,0 +1,189 @@
+"""A teacher's answers on disk: found by sample, refused for anything else, and as small as they say."""
+
+import numpy as np
+import pytest
+
+import minidistill as md
+from minidistill import datasets, distill, nn
+from minidistill.datasets import Dataset
+from minidistill.files import FileFormatError
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return datasets.load_digits()[0][:200]
+
+
+@pytest.fixture(scope="module")
+def teacher(digits):
+    model = nn.Sequential(nn.Dense(64, 32, activation="relu"), nn.Dense(32, 10), rng=0)
+    md.fit(model, digits, epochs=5, progress=False, rng=0)
+    return model
+
+
+def student():
+    return nn.Sequential(nn.Dense(64, 8, activation="relu"), nn.Dense(8, 10), rng=1)
+
+
+def weights(model):
+    return [p.numpy().tobytes() for p in model.parameters()]
+
+
+def train(teacher, data, **settings):
+    model = student()
+    distill.distill(teacher, model, data, **({"alpha": 1.0, "epochs": 2, "progress": False, "rng": 0} | settings))
+    return weights(model)
+
+
+def test_answers_are_found_for_any_part_of_the_data_in_any_order(teacher, digits):
+    cache = distill.TeacherCache(teacher, digits)
+    order = np.random.default_rng(0).permutation(200)[:50]
+    assert np.array_equal(cache.answers(digits[order]), md.predict(teacher, digits)[order])
+    assert len(cache) == 200
+
+
+def test_a_student_of_the_cache_is_the_student_of_the_teacher(teacher, digits, tmp_path):
+    plain = train(teacher, digits, validation=0.2)
+    cache = distill.TeacherCache(teacher, digits)
+    assert train(teacher, digits, validation=0.2, cache=cache) == plain
+    path = tmp_path / "answers.npz"
+    assert train(teacher, digits, validation=0.2, cache=path) == plain and path.exists()  # written
+    written = path.stat().st_mtime_ns
+    assert train(teacher, digits, validation=0.2, cache=path) == plain  # read
+    assert path.stat().st_mtime_ns == written
+
+
+def test_a_cache_needs_no_teacher(teacher, digits, tmp_path):
+    distill.TeacherCache(teacher, digits).save(tmp_path / "a.npz")
+    assert train(None, digits, cache=tmp_path / "a.npz") == train(teacher, digits)
+    held_out = train(None, Dataset(digits.x, None), cache=tmp_path / "a.npz", validation=0.2)
+    assert held_out == train(teacher, Dataset(digits.x, None), validation=0.2)
+    with pytest.raises(FileNotFoundError, match="Pass the teacher too"):
+        train(None, digits, cache=tmp_path / "missing.npz")
+    with pytest.raises(TypeError, match="NoneType as the teacher"):
+        train(None, digits)
+    with pytest.raises(TypeError, match="NoneType as the teacher"):  # hidden layers are not in a cache
+        train(None, digits, cache=tmp_path / "a.npz", objective=distill.Hint("0", "0"))
+    assert not (tmp_path / "missing.npz").exists()
+
+
+def test_float16_takes_half_and_is_as_near_as_its_rounding(teacher, digits):
+    whole, half = (distill.TeacherCache(teacher, digits, dtype=dtype) for dtype in (np.float32, np.float16))
+    logits = md.predict(teacher, digits)
+    assert np.array_equal(half.answers(digits), logits.astype(np.float16).astype(np.float32))
+    assert whole.nbytes - half.nbytes == 200 * 10 * 2
+
+
+@pytest.mark.parametrize("k", [1, 3, 9])
+def test_top_k_keeps_the_largest_and_the_probability_of_the_rest(teacher, digits, k):
+    logits = md.predict(teacher, digits)
+    kept = distill.TeacherCache(teacher, digits, top_k=k, temperature=4.0).answers(digits)
+    top = np.argsort(-logits, axis=1)[:, :k]
+    assert np.array_equal(np.take_along_axis(kept, top, 1), np.take_along_axis(logits, top, 1))
+    p, q = (np.exp(a.astype(np.float64) / 4).sum(axis=1) for a in (logits, kept))
+    np.testing.assert_allclose(q, p, rtol=1e-5)  # so every kept class has its probability at T = 4
+    np.put_along_axis(kept, top, np.nan, axis=1)
+    assert (np.nanmax(kept, axis=1) == np.nanmin(kept, axis=1)).all()
+
+
+def test_top_k_is_small_for_many_classes():
+    rng = np.random.default_rng(0)
+    data, model = Dataset(rng.normal(size=(100, 8)), None), nn.Dense(8, 1000, rng=0)
+    cache = distill.TeacherCache(model, data, dtype=np.float16, top_k=10)
+    assert cache.nbytes < 100 * 60 and cache.nbytes < 0.02 * distill.TeacherCache(model, data).nbytes
+
+
+@pytest.mark.parametrize("options", [{}, {"dtype": np.float16}, {"top_k": 3}, {"top_k": 3, "dtype": np.float16}])
+def test_a_file_holds_what_was_saved(teacher, digits, tmp_path, options):
+    cache = distill.TeacherCache(teacher, digits, **options)
+    cache.save(tmp_path / "a.npz")
+    loaded = distill.TeacherCache.load(tmp_path / "a.npz")
+    assert np.array_equal(loaded.answers(digits), cache.answers(digits)) and loaded.nbytes == cache.nbytes
+    loaded.check(teacher)
+
+
+def test_several_inputs_make_one_key(digits):
+    users, items = np.arange(6), np.array([3, 1, 2, 0, 0, 1])
+
+    class Table(nn.Module):
+        def __init__(self):
+            self.table = nn.Embedding(10, 4, rng=0)
+
+        def forward(self, users, items):
+            return self.table(users) * self.table(items)
+
+    data = Dataset((users, items), None)
+    cache = distill.TeacherCache(Table(), data)
+    assert np.array_equal(cache.answers(data[[4, 2]]), md.predict(Table(), data)[[4, 2]])
+    with pytest.raises(ValueError, match="asked for 6, of which 2 are not in it"):
+        cache.answers(Dataset((items, users), None))
+
+
+# ---- what must be refused --------------------------------------------------------------------------------------------------
+def test_another_teacher_and_other_data_are_refused_before_training(teacher, digits, tmp_path):
+    cache = distill.TeacherCache(teacher, digits)
+    other = teacher.copy()
+    other.layers[0].weight.data[0, 0] += 1e-3
+    with pytest.raises(ValueError, match="of another teacher"):
+        train(other, digits, cache=cache)
+    cache.save(tmp_path / "a.npz")
+    with pytest.raises(ValueError, match="of another teacher"):
+        train(other, digits, cache=tmp_path / "a.npz")
+    moved = Dataset(digits.x.copy(), digits.y)
+    moved.x[17, 3] += 1e-3
+    with pytest.raises(ValueError, match="200 samples was asked for 200, of which 1 are not in it"):
+        train(teacher, moved, cache=cache)
+    with pytest.raises(ValueError, match="a cache and an augmentation"):
+        train(teacher, digits, cache=cache, augment=distill.Noise())
+
+
+def test_ensembles_of_other_weights_are_other_teachers(teacher, digits):
+    pair = [teacher, student()]
+    cache = distill.TeacherCache(distill.Ensemble(pair), digits)
+    cache.check(distill.Ensemble(pair))
+    for other in (distill.Ensemble(pair, weights=[1, 2]), distill.Ensemble(pair, average="logits")):
+        with pytest.raises(ValueError, match="of another teacher"):
+            cache.check(other)
+
+
+@pytest.mark.parametrize(("options", "error", "text"), [
+    ({"dtype": np.float64}, TypeError, "dtype = float64"),
+    ({"dtype": np.int8}, TypeError, "float32 or float16"),
+    ({"top_k": 10}, ValueError, "top_k = 10"),
+    ({"top_k": 0}, ValueError, "top_k = 0"),
+])  # fmt: skip
+def test_options_that_make_no_sense_are_told(teacher, digits, options, error, text):
+    with pytest.raises(error, match=text):
+        distill.TeacherCache(teacher, digits, **options)
+
+
+def test_logits_beyond_float16_are_told(digits):
+    huge = nn.Dense(64, 10, rng=0)
+    huge.weight.data[...] *= 1e6
+    distill.TeacherCache(huge, digits)
+    with pytest.raises(ValueError, match="float16 holds finite numbers up to"):
+        distill.TeacherCache(huge, digits, dtype=np.float16)
+
+
+def damaged(arrays):
+    yield "no format", {k: v for k, v in arrays.items() if k != "format"}
+    yield "another format", arrays | {"format": np.frombuffer(b"something else", np.uint8)}
+    yield "too few rows", arrays | {"top": arrays["top"][:-1]}
+    yield "a class out of range", arrays | {"index": arrays["index"] + np.uint16(9)}
+    yield "whole numbers as logits", arrays | {"top": arrays["top"].astype(np.int32)}
+    yield "keys of another kind", arrays | {"keys": arrays["keys"].astype(np.int64)}
+
+
+def test_a_bad_file_is_refused(teacher, digits, tmp_path):
+    cache = distill.TeacherCache(teacher, digits, top_k=3)
+    cache.save(tmp_path / "good.npz")
+    with np.load(tmp_path / "good.npz") as file:
+        arrays = dict(file)
+    for name, bad in damaged(arrays):
+        np.savez(tmp_path / "bad.npz", **bad)
+        with pytest.raises(FileFormatError, match=r"bad\.npz"):
+            distill.TeacherCache.load(tmp_path / "bad.npz")
+            pytest.fail(name)
+    md.save(teacher, tmp_path / "model.npz")
+    with pytest.raises(FileFormatError, match="no teacher cache"):
+        train(teacher, digits, cache=tmp_path / "model.npz")
