@@ -9,7 +9,8 @@ import sys
 from perf.harness import PEERS, peer
 
 SUBJECTS = (
-    "training_step", "prediction", "embedding", "losses", "kernels", "int8", "int8_accuracy", "sparse", "memory", "startup",
+    "training_step", "prediction", "embedding", "losses", "kernels", "int8", "int8_accuracy", "distill_cost", "distill_mnist",
+    "distill_ranking", "sparse", "memory", "startup",
     "scaling", "ladders",
 )  # fmt: skip
 

@@ -18,61 +18,45 @@ from pathlib import Path
 import numpy as np
 
 import minidistill as md
-from minidistill import datasets, distill, losses, nn, optim
+from minidistill import datasets, distill, nn, optim
 from perf.harness import RESULTS
 
 RUNS = Path(__file__).parent.parent / "runs" / "distill_mnist"
 SEEDS, TUNING_SEED = (0, 1, 2), 100
-TEACHER_EPOCHS, EPOCHS, TUNING_EPOCHS, BATCH = 60, 20, 10, 128
-STUDENTS = {"784-30-10": ((30,), 3e-3), "784-800-800-10": ((800, 800), 1e-3)}  # hidden widths, learning rate
+TEACHER_EPOCHS, EPOCHS, TUNING_EPOCHS, BATCH = 60, 20, 8, 128
+STUDENTS = {"784-30-10": ((30,), 3e-3), "784-800-800-10": ((800, 800), 2e-3)}  # hidden widths, learning rate
 
 
 # ---- the rows of the table: what is trained, and three settings to choose from -----------------------------------------
-def soft(temperature=4.0, **options):
-    return distill.SoftTargets(temperature, **options)
-
-
-def last_hidden(student):
-    """Paths of the last hidden layer: of the teacher, and of the student."""
-    return "2", str(len(student.layers) - 2)
-
-
-def beside_soft(objective):
-    """Soft targets plus an objective on the last hidden layers, with a weight to choose."""
-    return lambda student, weight: [soft(), objective(*last_hidden(student), weight=weight)]
-
-
 ROWS = {
-    "hard labels": ("learning rate x", (0.5, 1, 2), None),
-    "soft targets": ("T", (2, 4, 8), lambda s, v: [soft(v)]),
-    "soft targets + hard labels": ("alpha", (0.5, 0.7, 0.9), lambda s, v: [distill.KnowledgeDistillation(4.0, v)]),
-    "standardized soft targets": ("T", (1, 2, 4), lambda s, v: [soft(v, standardized=True)]),
-    "logit matching": ("hard labels x", (0, 0.1, 1), lambda s, v: [distill.LogitMatching(), distill.HardLabels(v)]),
-    "decoupled": ("others x", (1, 4, 8), lambda s, v: [distill.DecoupledKD(4.0, 1.0, v), distill.HardLabels(0.1)]),
-    "DIST": ("T", (1, 2, 4), lambda s, v: [distill.DIST(v, 2.0, 2.0), distill.HardLabels()]),
-    "binary soft targets": ("T", (1, 2, 4), lambda s, v: [distill.BinarySoftTargets(v)]),
-    "hint, joint": ("weight", (0.1, 1, 10), beside_soft(distill.Hint)),
-    "hint, two stages": ("first stage, share", (0.1, 0.25, 0.5), "two stages"),
-    "activation boundary": ("weight", (0.01, 0.1, 1), beside_soft(distill.ActivationBoundary)),
-    "similarity preserving": ("weight", (10, 100, 1000), beside_soft(distill.SimilarityPreserving)),
-    "relational": ("weight", (0.1, 1, 10), beside_soft(distill.Relational)),
-    "label smoothing": ("smoothing", (0.05, 0.1, 0.2), lambda s, v: [distill.LabelSmoothing(v)]),
-    "confidence penalty": (
-        "weight",
-        (0.03, 0.1, 0.3),
-        lambda s, v: [distill.HardLabels(), distill.ConfidencePenalty(v)],
-    ),
-    "virtual teacher": (
-        "alpha",
-        (0.1, 0.5, 0.9),
-        lambda s, v: [distill.VirtualTeacher(weight=v), distill.HardLabels(1 - v)],
-    ),
-    "born again": ("T", (2, 4, 8), "born again"),
-    "mutual learning": ("weight", (0.3, 1, 3), "mutual"),
-    "ensemble of three teachers": ("T", (2, 4, 8), "ensemble"),
-    "through an assistant": ("T", (2, 4, 8), "assistant"),
-}
-NO_TEACHER = {"label smoothing", "confidence penalty", "virtual teacher"}
+    "hard labels": ("learning rate x", (0.5, 1, 2), lambda job, v: job.fit(v)),
+    "soft targets": ("T", (1, 3, 8), lambda job, v: job.distil(distill.SoftTargets(v))),
+    "soft targets + hard labels": ("alpha", (0.5, 0.7, 0.9), lambda job, v: job.distil(
+        distill.KnowledgeDistillation(job.temperature, v))),
+    "standardized soft targets": ("T", (1, 2, 4), lambda job, v: job.distil(distill.SoftTargets(v, standardized=True))),
+    "logit matching": ("hard labels x", (0, 0.1, 1), lambda job, v: job.distil(
+        distill.LogitMatching(), distill.HardLabels(v))),
+    "decoupled": ("others x", (1, 4, 8), lambda job, v: job.distil(
+        distill.DecoupledKD(job.temperature, 1.0, v), distill.HardLabels(0.1))),
+    "DIST": ("T", (1, 2, 4), lambda job, v: job.distil(distill.DIST(v, 2.0, 2.0), distill.HardLabels())),
+    "binary soft targets": ("T", (1, 3, 8), lambda job, v: job.distil(distill.BinarySoftTargets(v))),
+    "hint, joint": ("weight", (0.1, 1, 10), lambda job, v: job.beside_soft(distill.Hint, v)),
+    "hint, two stages": ("share of the first", (0.1, 0.25, 0.5), lambda job, v: job.two_stages(v)),
+    "activation boundary": ("weight", (0.01, 0.1, 1), lambda job, v: job.beside_soft(distill.ActivationBoundary, v)),
+    "similarity preserving": ("weight", (10, 100, 1000), lambda job, v: job.beside_soft(distill.SimilarityPreserving, v)),
+    "relational": ("weight", (0.1, 1, 10), lambda job, v: job.beside_soft(distill.Relational, v)),
+    "label smoothing": ("smoothing", (0.05, 0.1, 0.2), lambda job, v: job.distil(distill.LabelSmoothing(v))),
+    "confidence penalty": ("weight", (0.03, 0.1, 0.3), lambda job, v: job.distil(
+        distill.HardLabels(), distill.ConfidencePenalty(v))),
+    "virtual teacher": ("alpha", (0.1, 0.5, 0.9), lambda job, v: job.distil(
+        distill.VirtualTeacher(weight=v), distill.HardLabels(1 - v))),
+    "born again": ("T", (1, 3, 8), lambda job, v: job.born_again(v)),
+    "mutual learning": ("weight", (0.3, 1, 3), lambda job, v: job.mutual(v)),
+    "ensemble of three teachers": ("T", (1, 3, 8), lambda job, v: job.distil(
+        distill.SoftTargets(v), teacher=distill.Ensemble([trained_teacher(seed) for seed in SEEDS]))),
+    "through an assistant": ("T", (1, 3, 8), lambda job, v: job.through_assistant(v)),
+}  # fmt: skip
+FIRST = ("hard labels", "soft targets")  # their settings are used by other rows, so they are chosen first
 
 
 # ---- one training -------------------------------------------------------------------------------------------------------
@@ -87,7 +71,7 @@ def jitter(x, rng):
 
 
 @cache
-def teacher(seed):
+def trained_teacher(seed):
     """The trained teacher of a seed, from its file if there is one."""
     path = RUNS / f"teacher-{seed}.npz"
     if not path.exists():
@@ -113,48 +97,63 @@ def settings(model, epochs, lr, seed):
     return {"optimizer": optimizer, "batch_size": BATCH, "progress": False, "rng": seed}
 
 
-def train(row, value, hidden, lr, seed, epochs, hard_value):
-    """A student of this row, with this setting."""
-    student, part = make_student(hidden, seed), data()[0]
-    rows = ROWS[row][2]
-    guide = None if row in NO_TEACHER or rows in (None, "mutual", "born again") else teacher(seed % 100)
-    if rows is None:
-        md.fit(student, part, epochs=epochs, **settings(student, epochs, lr * value, seed))
-    elif rows == "mutual":
-        peer = make_student(hidden, seed + 1000)
-        both = nn.Concatenate(student, peer)
-        distill.mutual([student, peer], part, weight=value, epochs=epochs, **settings(both, epochs, lr, seed))
-    elif rows == "two stages":
-        first = max(1, round(value * epochs))
-        hint = distill.Hint(*last_hidden(student))
-        distill.distill(guide, student, part, objective=hint, epochs=first, **settings(student, first, lr, seed))
-        rest = epochs - first
-        distill.distill(guide, student, part, objective=soft(), epochs=rest, **settings(student, rest, lr, seed))
-    else:
-        terms = rows(student, value) if callable(rows) else [soft(value)]
-        if rows == "born again":
-            guide = train("hard labels", hard_value, hidden, lr, seed, epochs, hard_value)
-            student = make_student(hidden, seed + 1000)
-        elif rows == "ensemble":
-            guide = distill.Ensemble([teacher(s) for s in SEEDS])
-        elif rows == "assistant":
-            helper = make_student([2 * width for width in hidden], seed + 1000)
-            distill.distill(guide, helper, part, objective=soft(), epochs=epochs, **settings(helper, epochs, lr, seed))
-            guide = helper
-        distill.distill(guide, student, part, objective=terms, epochs=epochs, **settings(student, epochs, lr, seed))
-    return student
+class Job:
+    """One student to be trained, and the ways to do it; each returns the student."""
+
+    def __init__(self, architecture, seed, epochs, rate, temperature):
+        self.hidden, self.lr = STUDENTS[architecture]
+        self.seed, self.epochs, self.rate, self.temperature = seed, epochs, rate, temperature
+        self.student = make_student(self.hidden, seed)
+        self.hidden_paths = "2", str(len(self.hidden) - 1)  # the last hidden layers of teacher and student
+
+    def fit(self, rate):
+        """On hard labels, at this multiple of the learning rate."""
+        how = settings(self.student, self.epochs, self.lr * rate, self.seed)
+        md.fit(self.student, data()[0], epochs=self.epochs, **how)
+        return self.student
+
+    def distil(self, *objective, student=None, teacher=None, epochs=None):
+        student, epochs = student or self.student, epochs or self.epochs
+        guide = teacher or trained_teacher(self.seed % 100)
+        how = settings(student, epochs, self.lr, self.seed)
+        distill.distill(guide, student, data()[0], objective=list(objective), epochs=epochs, **how)
+        return student
+
+    def beside_soft(self, objective, weight):
+        return self.distil(distill.SoftTargets(self.temperature), objective(*self.hidden_paths, weight=weight))
+
+    def two_stages(self, share):
+        first = max(1, round(share * self.epochs))
+        self.distil(distill.Hint(*self.hidden_paths), epochs=first)
+        return self.distil(distill.SoftTargets(self.temperature), epochs=self.epochs - first)
+
+    def born_again(self, temperature):
+        """The teacher is the student of the hard labels' row."""
+        guide = self.fit(self.rate)
+        again = make_student(self.hidden, self.seed + 1000)
+        return self.distil(distill.SoftTargets(temperature), student=again, teacher=guide)
+
+    def mutual(self, weight):
+        peers = [self.student, make_student(self.hidden, self.seed + 1000)]
+        how = settings(nn.Concatenate(*peers), self.epochs, self.lr, self.seed)
+        distill.mutual(peers, data()[0], weight=weight, epochs=self.epochs, **how)
+        return self.student
+
+    def through_assistant(self, temperature):
+        """One of a width in the middle of the two, geometrically."""
+        helper = make_student([round((width * 1200) ** 0.5) for width in self.hidden], self.seed + 1000)
+        self.distil(distill.SoftTargets(temperature), student=helper)
+        return self.distil(distill.SoftTargets(temperature), teacher=helper)
 
 
 def errors(task):
-    """Wrong decisions of 10 000 on the validation images while tuning, on the test images afterwards."""
-    architecture, row, value, seed, epochs, hard_value = task
-    hidden, lr = STUDENTS[architecture]
-    student = train(row, value, hidden, lr, seed, epochs, hard_value)
+    """[wrong decisions of 10 000, cross-entropy], on the validation images while tuning, on the test images afterwards."""
+    architecture, row, value, seed, epochs, rate, temperature = task
+    student = ROWS[row][2](Job(architecture, seed, epochs, rate, temperature), value)
     _, validation, test = data()
     judged = validation if seed == TUNING_SEED else test
-    wrong = md.predict(student, judged).argmax(axis=1) != judged.y
-    loss = losses.cross_entropy(md.predict(student, judged), judged.y).item()
-    return int(wrong.sum()), loss
+    report = md.evaluate(student, judged)
+    return [round(len(judged) * (1 - report["accuracy"])), report["loss"]]
 
 
 # ---- all of them --------------------------------------------------------------------------------------------------------
@@ -175,7 +174,7 @@ class Done:
 
 def main(architectures=tuple(STUDENTS), rows=tuple(ROWS)):
     RUNS.mkdir(parents=True, exist_ok=True)
-    guides = [teacher(seed) for seed in SEEDS]  # trained here, with both threads
+    guides = [trained_teacher(seed) for seed in SEEDS]  # trained here, with both threads
     done = Done(RUNS / "results.json")
     with ProcessPoolExecutor(2, initializer=md.set_threads, initargs=(1,)) as pool:
         tables = {name: table(name, rows, done, pool) for name in architectures}
@@ -189,20 +188,25 @@ def main(architectures=tuple(STUDENTS), rows=tuple(ROWS)):
 
 
 def table(architecture, rows, done, pool):
-    """{row: {"setting", "errors" (a number for each seed), "tuning"}}."""
-    hard = ROWS["hard labels"][1]
-    tuning = [(architecture, row, value, TUNING_SEED, TUNING_EPOCHS, 1) for row in rows for value in ROWS[row][1]]
-    found = dict(zip([task[1:3] for task in tuning], done.run(tuning, pool)))
-    # Error counts of two settings may tie; the loss then decides.
-    best = {row: min(ROWS[row][1], key=lambda value: found[row, value]) for row in rows}
-    final = [
-        (architecture, row, best[row], seed, EPOCHS, best.get("hard labels", hard[1])) for row in rows for seed in SEEDS
-    ]
+    """{row: {"setting", "validation_errors" (by setting), "errors" (a number for each seed)}}."""
+    tuned, best = {}, {}
+
+    def tune(names):
+        chosen = best.get("hard labels"), best.get("soft targets")
+        tasks = [(architecture, row, v, TUNING_SEED, TUNING_EPOCHS, *chosen) for row in names for v in ROWS[row][1]]
+        tuned.update(zip([task[1:3] for task in tasks], done.run(tasks, pool)))
+        # Error counts of two settings may tie; the loss then decides.
+        best.update({row: min(ROWS[row][1], key=lambda value: tuned[row, value]) for row in names})
+
+    tune(FIRST)
+    tune([row for row in rows if row not in FIRST])
+    chosen = best["hard labels"], best["soft targets"]
+    final = [(architecture, row, best[row], seed, EPOCHS, *chosen) for row in rows for seed in SEEDS]
     results = done.run(final, pool)
     return {
         row: {
             "setting": f"{ROWS[row][0]} {best[row]:g}",
-            "validation_errors": {f"{value:g}": found[row, value][0] for value in ROWS[row][1]},
+            "validation_errors": {f"{value:g}": tuned[row, value][0] for value in ROWS[row][1]},
             "errors": [result[0] for task, result in zip(final, results) if task[1] == row],
         }
         for row in rows

@@ -70,7 +70,10 @@ def relational_distance(student_hidden, teacher_hidden):
     Tensor, shape ()
     """
     student, teacher = _pair("relational_distance", student_hidden, teacher_hidden)
-    return losses.huber(_distances(student), _distances(teacher))
+    n = len(student)
+    return losses.huber(_distances(student), _distances(teacher)) * (
+        n / (n - 1)
+    )  # its mean counts the diagonal's zeros
 
 
 def relational_angle(student_hidden, teacher_hidden):
@@ -123,18 +126,33 @@ def _similarities(a):
 
 
 def _distances(a):
-    """Euclidean distances of all pairs of different rows, divided by their mean."""
-    first, second = np.triu_indices(len(a), 1)
-    gaps = a[first] - a[second]
-    lengths = ops.sqrt(ops.sum(gaps * gaps, axis=1) + _TINY)  # equal rows: length 0 has no derivative
-    return lengths / ops.mean(lengths)
+    """(N, N) Euclidean distances, divided by their mean over pairs of different rows."""
+    lengths = _lengths(a, a @ a.T)
+    return lengths / (ops.sum(lengths) / (len(a) * (len(a) - 1)))
 
 
 def _cosines(a):
-    """(N, N, N): of the angle at sample i between samples j and k."""
-    gaps = a.reshape(1, *a.shape) - a.reshape(len(a), 1, -1)  # (N, N, V): at i, the way to j
-    ways = gaps / ops.sqrt(ops.sum(gaps * gaps, axis=2, keepdims=True) + _TINY)
-    return ways @ ops.swapaxes(ways, 1, 2)
+    """(N, N, N): of the angle at sample i between samples j and k; 0 where i is j or k.
+
+    (a_j - a_i)(a_k - a_i) = g_jk - g_ij - g_ik + g_ii, with the products g: no way from i to j is ever written down.
+    """
+    n, g = len(a), a @ a.T
+    own = ops.sum(a * a, axis=1).reshape(n, 1, 1)
+    inner = g.reshape(1, n, n) - g.reshape(n, n, 1) - g.reshape(n, 1, n) + own
+    lengths = _lengths(a, g) + np.eye(n, dtype=a.dtype)
+    others = 1 - np.eye(n, dtype=a.dtype)
+    return inner * (others[:, :, None] * others[:, None, :]) / (lengths.reshape(n, n, 1) * lengths.reshape(n, 1, n))
+
+
+def _lengths(a, products):
+    """(N, N) distances of rows, 0 of a row from itself: from products, |a|² + |b|² - 2 ab, one matrix product in all.
+
+    What rounding leaves of two equal rows is lifted to its own size, so that nothing is divided by less.
+    """
+    own = ops.sum(a * a, axis=1, keepdims=True)
+    rounding = 10 * np.finfo(a.dtype).eps * (own.data + own.data.T) + _TINY
+    squares = ops.maximum(own + own.T - 2 * products, 0) + rounding
+    return ops.sqrt(squares) * (1 - np.eye(len(a), dtype=a.dtype))
 
 
 def _pair(who, student, teacher):
