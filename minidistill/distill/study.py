@@ -29,10 +29,9 @@ def fidelity(teacher, student, data):
     Returns
     -------
     dict of str to float
-        "teacher_accuracy", "student_accuracy"; "agreement", the fraction of samples with the same decision; "
-        ""agreement_when_right"
-        and "agreement_when_wrong", among those where the teacher is right or wrong (NaN where there are none); "kl", the mean
-        KL(teacher ‖ student) in nats at temperature 1.
+        "teacher_accuracy", "student_accuracy"; "agreement": the fraction of samples with the same decision;
+        "agreement_when_right", "agreement_when_wrong": among those where the teacher is right or wrong (NaN where there are
+        none); "kl": the mean KL(teacher ‖ student) in nats at temperature 1.
     """
     z, t = predict(student, data), predict(teacher, data)
     labels = data.y if data.num_classes else None  # asking raises where there are none, or they are no ids

@@ -20,6 +20,7 @@ from minidistill.kernels.pool import split
 
 _LARGE = 2**16  # logits, about 0.1 ms: from here on, the rows are split
 _BLOCK = 2048  # logits: 8 KiB for each array of a block
+_FEW = 64  # classes: with more, a row fills vector registers by itself
 _FLOAT32 = np.dtype(np.float32)
 _INT64 = np.dtype(np.int64)
 _ZERO, _HALF, _ONE, _LOWEST = (np.float32(x) for x in (0, 0.5, 1, -80))
@@ -82,70 +83,137 @@ def _cross_entropy(z, ids, rows, label_smoothing, dz, losses, lo, hi):
 def distillation(
     z: np.ndarray, teacher: np.ndarray, ids: np.ndarray | None, temperature: float, alpha: float
 ) -> tuple[float, np.ndarray]:
-    """As `reference.distillation`, in one kernel. The mean is taken in double precision."""
+    """As `reference.distillation`, in one kernel: `_wide`, or `_narrow` for few classes. The mean is of doubles."""
     if z.dtype != _FLOAT32:
         return reference.distillation(z, teacher, ids, temperature, alpha)
     z, teacher = kernel_input(z), kernel_input(teacher)
     ids = _NO_IDS if ids is None else kernel_input(ids, _INT64)
     dz, losses = np.empty(z.shape, z.dtype), np.empty(len(z))
     weights = float(alpha * temperature**2), float(1 - alpha)
-    _over_rows(_distillation, (z, teacher, ids, float(temperature), weights, dz, losses), z)
+    function = _narrow if z.shape[1] <= _FEW else _wide
+    _over_rows(function, (z, teacher, ids, float(temperature), weights, dz, losses), z)
     return _mean(losses), dz
 
 
 @kernel
-def _distillation(z, teacher, ids, temperature, weights, dz, losses, lo, hi):
+def _wide(z, teacher, ids, temperature, weights, dz, losses, lo, hi):
     n, classes = z.shape
     real = z.dtype.type
     soft, hard = weights
     rate, soft_rate, hard_rate = real(1 / temperature), real(soft / temperature / n), real(hard / n)
-    block = max(1, _BLOCK // classes)
-    p, q, h = (
-        np.empty((block, classes), z.dtype),
-        np.empty((block, classes), z.dtype),
-        np.empty((block, classes), z.dtype),
-    )
-    for begin in range(lo, hi, block):
-        count = min(hi - begin, block)
-        for i in range(count):
-            _shift(z[begin + i], h[i])
-            _shift(teacher[begin + i], q[i])
-            losses[begin + i] = -hard * h[i, ids[begin + i]] if ids.size > 0 else 0.0
-            for j in range(classes):
-                p[i, j] = h[i, j] * rate
-                q[i, j] *= rate
-            for j in range(classes):
-                dz[begin + i, j] = q[i, j] - p[i, j]  # log q - log p, but for the logarithms of the totals
-        _exp(p[:count].ravel())
-        _exp(q[:count].ravel())
+    p, q, h = np.empty(classes, z.dtype), np.empty(classes, z.dtype), np.empty(classes, z.dtype)
+    room = np.empty(classes, z.dtype)
+    for i in range(lo, hi):
+        row, z_row, teacher_row = dz[i], z[i], teacher[i]
+        top, teacher_top = _tree_largest(z_row, room), _tree_largest(teacher_row, room)
+        for j in range(classes):
+            h[j] = z_row[j] - top
+            p[j] = h[j] * rate
+            q[j] = (teacher_row[j] - teacher_top) * rate
+            row[j] = q[j] - p[j]  # log q - log p, but for the logarithms of the totals
+        losses[i] = -hard * h[ids[i]] if ids.size > 0 else 0.0
+        _exp(p)
+        _exp(q)
+        total, teacher_total = _tree_sum(p, room), _tree_sum(q, room)
+        losses[i] += soft * (_tree_dot(q, row, room) / teacher_total + math.log(total) - math.log(teacher_total))
+        part, teacher_part = real(1 / total), real(1 / teacher_total)
+        for j in range(classes):
+            p[j] *= part
+            q[j] *= teacher_part
+        for j in range(classes):  # not in the loop above: there, p - q would be rounded otherwise than q - p
+            row[j] = soft_rate * (p[j] - q[j])
         if ids.size > 0:
-            _exp(h[:count].ravel())
-        for i in range(count):
-            row = dz[begin + i]
-            total, teacher_total = _sum(p[i]), _sum(q[i])
-            part, teacher_part, gap = real(1 / total), real(1 / teacher_total), 0.0
+            _exp(h)
+            total = _tree_sum(h, room)
+            losses[i] += hard * math.log(total)
+            part = hard_rate * real(1 / total)
             for j in range(classes):
-                p[i, j] *= part
-                q[i, j] *= teacher_part
-                gap += q[i, j] * row[j]
-            losses[begin + i] += soft * (gap + math.log(total) - math.log(teacher_total))
-            for j in range(classes):  # not in the loop above: there, p - q would be rounded otherwise than q - p
-                row[j] = soft_rate * (p[i, j] - q[i, j])
-            if ids.size > 0:
-                total = _sum(h[i])
-                losses[begin + i] += hard * math.log(total)
-                part = hard_rate * real(1 / total)
-                for j in range(classes):
-                    row[j] += h[i, j] * part
-                row[ids[begin + i]] -= hard_rate
+                row[j] += h[j] * part
+            row[ids[i]] -= hard_rate
 
 
 @kernel
-def _shift(row, out):
-    """row - its largest entry: what softmax takes the exponential of."""
-    top = _largest(row)
-    for j in range(row.size):
-        out[j] = row[j] - top
+def _narrow(z, teacher, ids, temperature, weights, dz, losses, lo, hi):
+    """The same for few classes. A row of ten numbers does not fill a vector register, so a block of rows is turned.
+
+    Row i becomes column i, and every loop over i runs along the memory. A sum over a row is then an addition for each class.
+    """
+    n, classes = z.shape
+    real = z.dtype.type
+    soft, hard = weights
+    rate, soft_rate, hard_rate = real(1 / temperature), real(soft / temperature / n), real(hard / n)
+    for begin in range(lo, hi, max(1, _BLOCK // classes)):
+        count = min(hi - begin, max(1, _BLOCK // classes))
+        h, q = _turned(z, begin, count), _turned(teacher, begin, count)
+        p, gap, log_ratio = np.empty_like(h), np.zeros(count), np.zeros(count)
+        for j in range(classes):
+            for i in range(count):
+                p[j, i] = h[j, i] * rate
+                q[j, i] *= rate
+        rest = q - p  # log q - log p, but for the logarithms of the totals
+        _exp(p.ravel())
+        _exp(q.ravel())
+        total, teacher_total = _column_sums(p), _column_sums(q)
+        for j in range(classes):
+            for i in range(count):
+                gap[i] += q[j, i] * rest[j, i]
+        for i in range(count):
+            log_ratio[i] = math.log(total[i]) - math.log(teacher_total[i])
+            losses[begin + i] = soft * (gap[i] / teacher_total[i] + log_ratio[i])
+        _divide(p, total)
+        _divide(q, teacher_total)
+        for i in range(count):
+            for j in range(classes):
+                dz[begin + i, j] = soft_rate * (p[j, i] - q[j, i])
+        if ids.size > 0:
+            for i in range(count):
+                losses[begin + i] -= hard * h[ids[begin + i], i]
+            _exp(h.ravel())
+            total = _column_sums(h)
+            _divide(h, total)
+            for i in range(count):
+                losses[begin + i] += hard * math.log(total[i])
+                for j in range(classes):
+                    dz[begin + i, j] += hard_rate * h[j, i]
+                dz[begin + i, ids[begin + i]] -= hard_rate
+
+
+@kernel
+def _turned(rows, begin, count):
+    """Some rows as columns, (classes, count), each less its largest entry."""
+    classes = rows.shape[1]
+    out = np.empty((classes, count), rows.dtype)
+    for i in range(count):
+        for j in range(classes):
+            out[j, i] = rows[begin + i, j]
+    top = out[0].copy()
+    for j in range(1, classes):
+        for i in range(count):
+            top[i] = max(top[i], out[j, i])
+    for j in range(classes):
+        for i in range(count):
+            out[j, i] -= top[i]
+    return out
+
+
+@kernel
+def _column_sums(table):
+    sums = np.zeros(table.shape[1])
+    for j in range(table.shape[0]):
+        for i in range(table.shape[1]):
+            sums[i] += table[j, i]
+    return sums
+
+
+@kernel
+def _divide(table, totals):
+    """Each column divided by its total, as a product with the rounded reciprocal."""
+    parts = np.empty(totals.size, table.dtype)
+    for i in range(totals.size):
+        parts[i] = 1 / totals[i]
+    for j in range(table.shape[0]):
+        for i in range(table.shape[1]):
+            table[j, i] *= parts[i]
 
 
 @kernel
@@ -172,6 +240,49 @@ def _sum(row):
     for j in range(whole, row.size):
         a += row[j]
     return (a + b) + (c + d)
+
+
+@kernel
+def _tree_largest(x, room):
+    """The largest number, by halves: the second half is laid over the first until few are left, in loops of vectors."""
+    half = (x.size + 1) // 2
+    for j in range(x.size - half):
+        room[j] = max(x[j], x[half + j])
+    room[half - 1] = max(x[half - 1], x[x.size - 1])
+    while half > 8:
+        n, half = half, (half + 1) // 2
+        for j in range(n - half):
+            room[j] = max(room[j], room[half + j])
+    return _largest(room[:half])
+
+
+@kernel
+def _tree_dot(x, y, room):
+    """Sum of products, by halves. Rounding grows with the number of halvings, not of terms, so single precision will do."""
+    half = (x.size + 1) // 2
+    room[half - 1] = x[half - 1] * y[half - 1]
+    for j in range(x.size - half):
+        room[j] = x[j] * y[j] + x[half + j] * y[half + j]
+    return _tree_rest(room, half)
+
+
+@kernel
+def _tree_sum(x, room):
+    """Sum, as `_tree_dot`."""
+    half = (x.size + 1) // 2
+    room[half - 1] = x[half - 1]
+    for j in range(x.size - half):
+        room[j] = x[j] + x[half + j]
+    return _tree_rest(room, half)
+
+
+@kernel
+def _tree_rest(room, half):
+    while half > 8:
+        n, half = half, (half + 1) // 2
+        for j in range(n - half):
+            room[j] += room[half + j]
+    return _sum(room[:half])
 
 
 @kernel

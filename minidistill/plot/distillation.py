@@ -39,7 +39,7 @@ def softened_probabilities(logits, temperatures=(1, 2, 4, 8), classes=None, path
     return finish(figure, path)
 
 
-def label_study(accuracies, cases, path=None):
+def label_study(accuracies, cases, measured="test accuracy, %", path=None):
     """One dot for each seed and a bar at the mean, a row for each case.
 
     Parameters
@@ -48,6 +48,8 @@ def label_study(accuracies, cases, path=None):
         Fractions, one for each seed.
     cases : dict of str to str
         What to write beside each row, in order from top to bottom.
+    measured : str
+        What stands below the axis.
     path : path, optional
     """
     figure, (axis,) = new_figure(1, width=13, height=0.75 * len(cases) + 1.2)
@@ -59,7 +61,7 @@ def label_study(accuracies, cases, path=None):
             values.mean(), row - 0.36, f"{values.mean():.1f}", ha="center", va="bottom", color=colour, fontsize=13
         )
     axis.set_yticks(range(len(cases)), [wrapped(text) for text in cases.values()], fontsize=12)
-    axis.set(xlabel="test accuracy, %", ylim=(len(cases) - 0.4, -0.9))
+    axis.set(xlabel=measured, ylim=(len(cases) - 0.4, -0.9))
     axis.grid(axis="y", visible=False)
     return finish(figure, path)
 
@@ -118,9 +120,8 @@ def heat_map(values, rows, columns, row_label="temperature", column_label="width
     spread = values.std(axis=0, ddof=1) if values.ndim == 3 and len(values) > 1 else None
     figure, (axis,) = new_figure(1, width=2.2 + 1.55 * len(columns), height=1.6 + 0.75 * len(rows))
     best = mean.max(axis=0)
-    axis.imshow(
-        mean - best, cmap="Blues", aspect="auto", vmin=(mean - best).min() * 1.05, vmax=-(mean - best).min() * 0.35
-    )
+    worst = max(0.1, (best - mean).max())
+    axis.imshow(mean - best, cmap="Blues", aspect="auto", vmin=-1.05 * worst, vmax=worst)  # dark letters stay readable
     for (row, column), value in np.ndenumerate(mean):
         text = f"{value:.1f}" + ("" if spread is None else f" ± {spread[row, column]:.1f}")
         first = value == best[column]
