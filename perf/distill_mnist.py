@@ -23,6 +23,7 @@ from perf.harness import RESULTS
 
 RUNS = Path(__file__).parent.parent / "runs" / "distill_mnist"
 SEEDS, TUNING_SEED = (0, 1, 2), 100
+T_95 = 4.303  # Student's t for two degrees of freedom: three seeds
 TEACHER_EPOCHS, EPOCHS, TUNING_EPOCHS, BATCH = 60, 20, 8, 128
 STUDENTS = {"784-30-10": ((30,), 3e-3), "784-800-800-10": ((800, 800), 2e-3)}  # hidden widths, learning rate
 
@@ -56,7 +57,10 @@ ROWS = {
         distill.SoftTargets(v), teacher=distill.Ensemble([trained_teacher(seed) for seed in SEEDS]))),
     "through an assistant": ("T", (1, 3, 8), lambda job, v: job.through_assistant(v)),
 }  # fmt: skip
-FIRST = ("hard labels", "soft targets")  # their settings are used by other rows, so they are chosen first
+FIRST = (
+    ("hard labels",),
+    ("soft targets",),
+)  # their settings are used by the other rows, so they are chosen first, in this order
 
 
 # ---- one training -------------------------------------------------------------------------------------------------------
@@ -98,7 +102,10 @@ def settings(model, epochs, lr, seed):
 
 
 class Job:
-    """One student to be trained, and the ways to do it; each returns the student."""
+    """One student to be trained, and the ways to do it; each returns the student.
+
+    All take the learning rate that hard labels chose (``rate`` is its factor).
+    """
 
     def __init__(self, architecture, seed, epochs, rate, temperature):
         self.hidden, self.lr = STUDENTS[architecture]
@@ -115,7 +122,7 @@ class Job:
     def distil(self, *objective, student=None, teacher=None, epochs=None):
         student, epochs = student or self.student, epochs or self.epochs
         guide = teacher or trained_teacher(self.seed % 100)
-        how = settings(student, epochs, self.lr, self.seed)
+        how = settings(student, epochs, self.lr * self.rate, self.seed)
         distill.distill(guide, student, data()[0], objective=list(objective), epochs=epochs, **how)
         return student
 
@@ -135,7 +142,7 @@ class Job:
 
     def mutual(self, weight):
         peers = [self.student, make_student(self.hidden, self.seed + 1000)]
-        how = settings(nn.Concatenate(*peers), self.epochs, self.lr, self.seed)
+        how = settings(nn.Concatenate(*peers), self.epochs, self.lr * self.rate, self.seed)
         distill.mutual(peers, data()[0], weight=weight, epochs=self.epochs, **how)
         return self.student
 
@@ -198,8 +205,9 @@ def table(architecture, rows, done, pool):
         # Error counts of two settings may tie; the loss then decides.
         best.update({row: min(ROWS[row][1], key=lambda value: tuned[row, value]) for row in names})
 
-    tune(FIRST)
-    tune([row for row in rows if row not in FIRST])
+    for names in FIRST:
+        tune(names)
+    tune([row for row in rows if row not in best])
     chosen = best["hard labels"], best["soft targets"]
     final = [(architecture, row, best[row], seed, EPOCHS, *chosen) for row in rows for seed in SEEDS]
     results = done.run(final, pool)
@@ -224,8 +232,8 @@ def as_text(architecture, rows):
             f"{saved.std(ddof=1):>3.1f} %  {verdict(wrong - plain) if name != 'soft targets' else '':>18}  {row['setting']}"
         )
     note = (
-        "mean ± standard deviation over the seeds; 'fewer' and 'more' only where the mean difference is more than twice its "
-        "standard error"
+        "mean ± standard deviation over the seeds; 'fewer' and 'more' only where Student's t of the paired differences says "
+        "so at 5 %, which one in twenty rows would by chance"
     )
     return "\n".join([*lines, note])
 
@@ -233,5 +241,5 @@ def as_text(architecture, rows):
 def verdict(differences):
     """What the paired differences against soft targets allow to say."""
     mean, error = differences.mean(), differences.std(ddof=1) / np.sqrt(len(differences))
-    word = "no difference" if abs(mean) <= 2 * error else ("fewer" if mean < 0 else "more")
+    word = "no difference" if abs(mean) <= T_95 * error else ("fewer" if mean < 0 else "more")
     return f"{mean:+.1f} {word}"

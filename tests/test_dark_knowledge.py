@@ -39,6 +39,8 @@ def test_fidelity_of_a_copy_is_perfect_and_says_where_there_is_nothing_to_count(
     assert found["agreement"] == 1.0 and found["kl"] == 0.0 and np.isnan(found["agreement_when_wrong"])
     with pytest.raises(ValueError, match="class ids"):
         distill.fidelity(model, model, Dataset(np.arange(3.0)[:, None], None))
+    with pytest.raises(ValueError, match="two models of the same classes"):
+        distill.fidelity(model, Table(np.eye(4)[:3]), Dataset(np.arange(3.0)[:, None], np.arange(3)))
 
 
 def test_calibration_error_of_samples_whose_numbers_are_known():
@@ -87,6 +89,8 @@ def test_temperature_by_width_is_a_table_of_accuracies(tmp_path):
     assert texts[0] == f"{100 * found[:, 0, 0].mean():.1f} ± {100 * found[:, 0, 0].std(ddof=1):.1f}" and len(texts) == 4
     assert (tmp_path / "heat.png").stat().st_size > 5000
     assert md.plot.heat_map(found[0], (1, 4), (2, 16)).axes[0].texts[0].get_text() == f"{100 * found[0, 0, 0]:.1f}"
+    with pytest.raises(ValueError, match="Every cell has a temperature"):
+        distill.temperature_by_width(teacher, make, data, data, (1,), (2,), objective=distill.LogitMatching())
     with pytest.raises(ValueError, match=r"\(2, 2, 2\) for 3 rows and 2 columns"):
         md.plot.heat_map(found, (1, 2, 4), (2, 16))
 

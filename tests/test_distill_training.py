@@ -69,6 +69,37 @@ def test_teacher_and_student_of_other_classes_can_share_hidden_layers(teacher, d
     run(teacher, student, Dataset(digits.x, None), objective=distill.Hint("0", "0"))
 
 
+def test_hidden_layers_that_do_not_fit_into_memory_are_computed_batch_by_batch(teacher, digits, monkeypatch):
+    asked, trained = [], []
+
+    class Counted(nn.Module):
+        def __init__(self):
+            self.inner = teacher.copy()
+
+        def forward(self, x):
+            asked.append(len(x))
+            return self.inner(x)
+
+    for limit in (2**29, 0):
+        monkeypatch.setattr("minidistill.distill.train.KEPT_BYTES", limit)
+        asked.clear()
+        student = make(16)
+        terms = [distill.SoftTargets(), distill.Hint("inner.0", "0")]
+        run(Counted(), student, digits, objective=terms, epochs=3)
+        trained.append((sum(asked), md.predict(student, digits)))
+    (once, kept), (often, fresh) = trained
+    assert (
+        once == 16 + 300 + 1 + 300 and often == 16 + 300 + 1 + 3 * 300
+    )  # a look, the logits, a sample, the hidden layer
+    np.testing.assert_allclose(kept, fresh, rtol=1e-3, atol=1e-3)
+
+
+def test_outputs_can_be_a_hint_too(teacher, digits):
+    student, hint = make(16, classes=3), distill.Hint(None, "0")
+    history = run(teacher, student, Dataset(digits.x, None), objective=hint, epochs=5)
+    assert hint.parameters()[0].shape == (16, 10) and history["loss"][-1] < history["loss"][0]
+
+
 def test_a_map_is_trained_with_the_options_of_the_students_optimizer(teacher, digits):
     """SGD without momentum at a rate of 0 moves neither; with a rate it moves both by rate * gradient."""
     student, hint = make(16), distill.Hint("0", "0")
@@ -152,6 +183,31 @@ def test_early_stopping_and_validation_work_as_in_fit(teacher, digits):
     assert judged["validation_accuracy"][-1] > 0.7  # agreement with the teacher
 
 
+def test_validation_judges_by_the_loss_that_is_trained(teacher, digits):
+    yes = Dataset(digits.x, (digits.y > 4).reshape(-1, 1).astype(np.float32))
+    guide, student = make(16, seed=0, classes=1), make(8, classes=1)
+    terms = [distill.BinarySoftTargets(), distill.HardLabels(loss=losses.binary_cross_entropy)]
+    history = run(guide, student, yes, objective=terms, validation=yes, epochs=1)
+    expected = losses.binary_cross_entropy(md.predict(student, yes), yes.y).item()
+    assert history["validation_loss"][-1] == pytest.approx(expected, rel=1e-5)
+    rows = Dataset(digits.x, np.eye(10)[digits.y])
+    student = make(8)
+    history = run(teacher, student, rows, validation=rows, epochs=1)
+    expected = losses.cross_entropy(md.predict(student, rows), rows.y).item()
+    assert history["validation_loss"][-1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_validation_that_cannot_work_is_told_before_training(teacher, digits):
+    student, before = make(8), weights(make(8))
+    with pytest.raises(ValueError):
+        run(teacher, student, digits, validation=Dataset(digits.x, digits.y.reshape(-1, 1)))
+    with pytest.raises(ValueError, match="Pass labelled validation data"):
+        run(None, student, digits, objective=distill.HardLabels(), validation=Dataset(digits.x, None))
+    with pytest.raises(ValueError, match="Pass labelled validation data"):
+        run(teacher, student, Dataset(digits.x, None), objective=distill.Hint("0", "0"), validation=0.2)
+    assert weights(student) == before
+
+
 def test_masks_and_norms_hold_while_a_student_is_distilled(teacher, digits):
     student = make(16)
     weight = student.layers[0].weight
@@ -232,7 +288,10 @@ def test_ranking_lists_hold_the_teachers_best_first_and_every_item_once():
     assert np.array_equal(items[:, :5], np.argsort(-scores, axis=1)[:, :5])
     assert all(len(set(row)) == 15 for row in items.tolist())
     assert not np.array_equal(items, distill.ranking_lists(model, 7, 20, top_k=5, sampled=10, rng=1).x[1])
-    with pytest.raises(ValueError, match="top_k = 5 and sampled = 16 for 20 items"):
+    users, items = distill.ranking_lists(model, 7, 20, top_k=5, sampled=10, draws=2, rng=0).x
+    assert np.array_equal(users[:, 0], [*range(7), *range(7)]) and np.array_equal(items[:7, :5], items[7:, :5])
+    assert not np.array_equal(items[:7, 5:], items[7:, 5:])
+    with pytest.raises(ValueError, match="top_k = 5, sampled = 16 and draws = 1 for 20 items"):
         distill.ranking_lists(model, 7, 20, top_k=5, sampled=16)
 
 
@@ -259,6 +318,13 @@ def test_labelled_data_joins_an_unlabelled_transfer_set(teacher, digits):
         run(teacher, student, Dataset(digits.x, None), objective=terms, epochs=15)
         accuracies.append(md.evaluate(student, wrong)["accuracy"])
     assert accuracies[0] < 0.1 < 0.5 < accuracies[1]
+    term = distill.Labelled(
+        digits, loss=lambda z, y: drawn.append(y.tolist()) or losses.cross_entropy(z, y), batch_size=9
+    )
+    drawn = []
+    for step in (0, 1, 0):
+        term(distill.Exchange(None, step=step, model=make(4)))
+    assert drawn[0] == drawn[2] != drawn[1] and len(drawn[0]) == 9
 
 
 # ---- without a teacher
@@ -294,6 +360,17 @@ def test_an_ensemble_averages_probabilities_or_logits(digits):
     np.testing.assert_allclose(np.exp(alone), p[1], rtol=1e-4)
 
 
+def test_an_ensemble_of_scores_averages_scores_and_one_of_probabilities_is_refused(digits):
+    scores = [make(8, seed=s, classes=1) for s in range(2)]
+    with pytest.raises(ValueError, match="for scores, and for yes or no"):
+        md.predict(distill.Ensemble(scores), digits)
+    weighed = md.predict(distill.Ensemble(scores, weights=[3, 1], average="logits"), digits)
+    parts = [md.predict(m, digits) for m in scores]
+    np.testing.assert_allclose(weighed, 0.75 * parts[0] + 0.25 * parts[1], rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="probabilities as the teacher's logits"):
+        run(distill.Ensemble([Probabilities(), Probabilities()]), make(8), digits)
+
+
 def test_an_ensemble_is_a_teacher(digits):
     student, teachers = make(16), [make(8, seed=s) for s in range(2)]
     before = [weights(m) for m in teachers]
@@ -327,6 +404,13 @@ def test_pseudo_labels_are_the_teachers_decisions_where_it_is_sure(teacher, digi
     sure = p.max(axis=1) > 0.99
     assert 0 < len(found) == sure.sum() < len(digits)
     assert np.array_equal(found.y, p[sure].argmax(axis=1)) and np.array_equal(found.x, digits.x[sure])
+    soft = distill.pseudo_label(teacher, digits, confidence=0.4, temperature=4.0)
+    p = ops.softmax(md.predict(teacher, digits) / 4).numpy()
+    assert len(soft) == (p.max(axis=1) > 0.4).sum() < len(digits)
+    with pytest.raises(ValueError, match="single class"):
+        distill.pseudo_label(make(4, classes=1), digits)
+    with pytest.raises(ValueError, match="probabilities as"):
+        distill.pseudo_label(Probabilities(), digits)
     with pytest.raises(ValueError, match="Lower the confidence"):
         distill.pseudo_label(make(4), digits, confidence=0.999)
     with pytest.raises(ValueError, match=r"confidence = 1\.0"):
@@ -358,6 +442,10 @@ def test_mixed_samples_are_answered_by_the_teacher_and_never_by_the_old_labels(t
         with pytest.raises(ValueError, match="makes samples that the labels do not belong to"):
             train()
     run(teacher, make(16), digits, augment=distill.Noise(0.05), epochs=1)  # leaves labels what they are
+    labels = []
+    own = lambda e: labels.append(e.labels) or losses.mse(e.student, e.teacher)  # noqa: E731
+    run(teacher, make(16), digits, augment=distill.Mixup(), objective=own, epochs=1)
+    assert labels and all(y is None for y in labels)
 
 
 def test_a_transfer_set_holds_the_originals_and_its_copies(digits):
@@ -365,6 +453,9 @@ def test_a_transfer_set_holds_the_originals_and_its_copies(digits):
     assert len(many) == 3 * len(digits) and many.y is None
     assert np.array_equal(many.x[: len(digits)], digits.x)
     assert not np.array_equal(many.x[len(digits) : 2 * len(digits)], many.x[2 * len(digits) :])
+    pairs = Dataset((np.arange(4), np.arange(4) * 10), None)
+    more = distill.transfer_set(pairs, lambda x, rng: (x[0] + 100, x[1] + 100))
+    assert more.x[0].tolist() == [0, 1, 2, 3, 100, 101, 102, 103] and more.x[1].tolist()[4:] == [100, 110, 120, 130]
 
 
 # ---- stages
@@ -376,6 +467,37 @@ def test_a_chain_goes_from_each_to_the_next(teacher, digits):
     for guide, student in zip(by_hand, by_hand[1:]):
         run(guide, student, digits, epochs=3)
     assert len(histories) == 2 and [weights(m) for m in models] == [weights(m) for m in by_hand]
+
+
+def test_born_again_is_a_chain_of_fresh_copies(teacher, digits):
+    settings = {"epochs": 2, "progress": False}
+    found = distill.born_again(teacher, digits, generations=2, rng=0, **settings)
+    previous = teacher
+    for stream, model in zip(np.random.default_rng(0).spawn(2), found):
+        student = nn.initialize(teacher.copy(), stream)
+        distill.distill(previous, student, digits, rng=stream, **settings)
+        assert weights(student) == weights(model)
+        previous = model
+
+
+def test_stages_validate_on_what_no_teacher_has_seen_and_stop_each_for_itself(teacher, digits, monkeypatch):
+    parts = []
+    monkeypatch.setattr("minidistill.distill.stages.distill", lambda t, s, data, validation, **more: parts.append(
+        (data.x.tobytes(), validation.x.tobytes())))  # fmt: skip
+    distill.born_again(teacher, digits, generations=3, validation=0.2, rng=0)
+    distill.chain([teacher, make(16), make(8)], digits, validation=0.2)
+    assert len(set(parts[:3])) == 1 and len(set(parts[3:])) == 1
+    monkeypatch.undo()
+    stopping = EarlyStopping(patience=1)
+    models = distill.born_again(teacher, digits, generations=2, epochs=4, validation=0.2, rng=0, callbacks=[stopping],
+                                progress=False)  # fmt: skip
+    assert weights(models[0]) != weights(models[1])
+    distill.chain([teacher, make(16), make(8)], digits, epochs=2, validation=0.2, callbacks=[stopping], progress=False)
+    for settings in ({"cache": "a.npz"}, {"optimizer": None}, {"resume": "b.npz"}):
+        with pytest.raises(ValueError, match="belong to one training of one model"):
+            distill.chain([teacher, make(16)], digits, **settings)
+        with pytest.raises(ValueError, match="belong to one training of one model"):
+            distill.born_again(teacher, digits, **settings)
 
 
 def test_born_again_generations_differ_and_learn(teacher, digits):
@@ -396,16 +518,35 @@ def test_peers_learn_from_each_other(digits):
     assert kl[1] < 0.3 * kl[0]
 
 
-def test_one_step_of_mutual_learning_is_the_papers(digits):
-    """Zhang et al. 2018, equations 6 to 8, for two peers and plain SGD: gradients written out, the other one a constant."""
-    few, peers = digits[:20], [nn.Dense(64, 10, rng=1), nn.Dense(64, 10, rng=2)]
+@pytest.mark.parametrize(("count", "temperature"), [(2, 1.0), (3, 2.0)])
+def test_one_step_of_mutual_learning_is_the_papers(digits, count, temperature):
+    """Zhang et al. 2018, equations 6 to 8, for plain SGD: gradients written out, the others constants, their mean taken."""
+    few, peers = digits[:20], [nn.Dense(64, 10, rng=seed) for seed in range(count)]
     start = [p.weight.numpy().copy() for p in peers]
-    probabilities = [ops.softmax(md.predict(p, few)).numpy() for p in peers]
+    logits = [md.predict(p, few) for p in peers]
+    soft = [ops.softmax(z / temperature).numpy() for z in logits]
     optimizer = optim.SGD([q for p in peers for q in p.parameters()], lr=1.0)
-    distill.mutual(peers, few, weight=0.5, optimizer=optimizer, epochs=1, batch_size=20, progress=False, rng=0)
-    for i, (p, other) in enumerate((probabilities, probabilities[::-1])):
-        dz = (p - np.eye(10)[few.y]) / 20 + 0.5 * (p - other) / 20
-        np.testing.assert_allclose(start[i] - peers[i].weight.numpy(), few.x.T @ dz, rtol=1e-3, atol=1e-6)
+    distill.mutual(
+        peers, few, temperature, weight=0.5, optimizer=optimizer, epochs=1, batch_size=20, progress=False, rng=0
+    )
+    for i, peer in enumerate(peers):
+        dz = (ops.softmax(logits[i]).numpy() - np.eye(10)[few.y]) / 20
+        for other in soft[:i] + soft[i + 1 :]:
+            dz = dz + 0.5 / (count - 1) * temperature * (soft[i] - other) / 20
+        np.testing.assert_allclose(start[i] - peer.weight.numpy(), few.x.T @ dz, rtol=1e-3, atol=1e-5)
+
+
+def test_mutual_learning_tells_mistakes_before_training(digits):
+    a, b = make(8), make(8, seed=2)
+    for text, call in {
+        r"return \[\(1, 10\), \(1, 3\)\]": lambda: distill.mutual([a, make(8, classes=3)], digits),
+        "owns no parameter of one": lambda: distill.mutual([a, b], digits, optimizer=optim.SGD(a.parameters(), 0.1)),
+        "mutual got weight = -5": lambda: distill.mutual([a, b], digits, weight=-5),
+    }.items():
+        with pytest.raises(ValueError, match=text):
+            call()
+    with pytest.raises(TypeError, match="mutual got temperature"):
+        distill.mutual([a, b], digits, temperature=lambda step: 1.0)
 
 
 def test_fine_tuning_regularises_only_while_it_lasts(teacher, digits):
@@ -413,17 +554,36 @@ def test_fine_tuning_regularises_only_while_it_lasts(teacher, digits):
     run(teacher, student, digits)
     layers, largest = list(student.layers), []
 
+    seen = []
+
+    def loss(z, y):
+        seen.append(z._node.parents[0].op)
+        return losses.cross_entropy(z, y)
+
     class Look:
         def on_step_end(self, run):
             largest.append(np.linalg.norm(layers[0].weight.numpy(), axis=0).max())
-            assert any(isinstance(m, nn.Dropout) for m in run.model.modules())
 
-    history = distill.fine_tune(
-        student, digits, dropout=0.3, max_norm=0.7, lr=1e-3, epochs=3, progress=False, rng=0, callbacks=[Look()]
-    )
+    settings = {"max_norm": 0.7, "lr": 1e-3, "epochs": 3, "progress": False, "rng": 0, "loss": loss}
+    history = distill.fine_tune(student, digits, dropout=0.3, callbacks=[Look()], **settings)
     assert max(largest) <= 0.7 * (1 + 1e-6) and len(history) == 3
-    assert student.layers == layers and not any(isinstance(m, nn.Dropout) for m in student.modules())
-    assert all(p.constraints == [] for p in student.parameters())
+    assert student.layers == layers and all(p.constraints == [] for p in student.parameters())
+    assert set(seen) == {"dropout"}  # what comes into the last layer; nothing is dropped of the inputs or the outputs
+    seen.clear()
+    distill.fine_tune(student, digits, **settings)
+    assert set(seen) == {"dense relu"}
+
+
+def test_fine_tuning_decays_weights_and_takes_modules_that_use_a_layers_weight(digits):
+    norms = []
+    for decay in (0.0, 10.0):
+        plain = make(16)
+        student = nn.Sequential(Rounded(plain.layers[0]), plain.layers[1])
+        distill.fine_tune(student, digits, weight_decay=decay, dropout=0.2, lr=1e-3, epochs=3, progress=False, rng=0)
+        norms.append(np.linalg.norm(plain.layers[0].weight.numpy()))
+    assert norms[1] < 0.9 * norms[0]
+    with pytest.raises(ValueError, match=r"use md\.fit for another optimizer"):
+        distill.fine_tune(make(4), digits, optimizer=optim.SGD(make(4).parameters(), 0.1))
 
 
 def test_fine_tuning_puts_everything_back_when_it_fails(teacher, digits):

@@ -89,8 +89,9 @@ def test_distillation_agrees_with_the_reference(shape, dtype, temperature, alpha
 
 @every_dtype
 @both_modules
-def test_a_student_that_is_its_teacher_has_loss_and_gradient_exactly_zero(module, dtype):
-    z = logits((30, 12), dtype, scale=40)
+@pytest.mark.parametrize("shape", [(30, 12), (300, 10), (5, 64), (5, 65), (3, 1001)])
+def test_a_student_that_is_its_teacher_has_loss_and_gradient_exactly_zero(module, dtype, shape):
+    z = logits(shape, dtype, scale=40)
     loss, dz = module.distillation(z, z.copy(), None, 3.0, 1.0)
     assert loss == 0 and not dz.any()
 
@@ -105,10 +106,22 @@ def test_softmax_losses_survive_huge_logits_and_show_nan(module):
     assert np.isnan(module.distillation(z, np.zeros_like(z), None, 2.0, 1.0)[0])
 
 
+@pytest.mark.parametrize("classes", [2, 3, 8, 9, 16, 17, 63, 64, 65, 66, 129])
+@pytest.mark.parametrize("rows", [1, 2, 33])
+def test_distillation_at_the_borders_of_blocks_and_halves(rows, classes):
+    z, teacher = logits((rows, classes), np.float32), logits((rows, classes), np.float32, seed=2)
+    ids = np.random.default_rng(1).integers(0, classes, rows)
+    loss, dz = kernels.distillation(z, teacher, ids, 3.0, 0.6)
+    expected, expected_dz = reference.distillation(z.astype(float), teacher.astype(float), ids, 3.0, 0.6)
+    assert loss == pytest.approx(expected, rel=2e-6)
+    np.testing.assert_allclose(dz, expected_dz, rtol=0, atol=2e-6 / rows)
+
+
 @jit_only
-def test_large_losses_are_the_same_bits_on_any_number_of_threads():
-    z, teacher = logits((257, 1000), np.float32), logits((257, 1000), np.float32, seed=2)
-    ids = np.random.default_rng(1).integers(0, 1000, 257)
+@pytest.mark.parametrize("shape", [(257, 1000), (8001, 10)])
+def test_large_losses_are_the_same_bits_on_any_number_of_threads(shape):
+    z, teacher = logits(shape, np.float32), logits(shape, np.float32, seed=2)
+    ids = np.random.default_rng(1).integers(0, shape[1], shape[0])
     before, results = md.get_threads(), []
     try:
         for threads in (1, 2, 3):

@@ -103,6 +103,18 @@ def test_objectives_add_up_to_the_loss():
     assert parts.item() == pytest.approx(distill.kd_loss(z, teacher, y).item(), rel=1e-14)
 
 
+def test_a_second_backward_through_the_loss_adds_the_same_gradient_again():
+    """The kernel's gradient is given away to the first; whoever changes it in place changes nothing for the second."""
+    z = md.Tensor(logits(0, np.float32), requires_grad=True)
+    for loss in (distill.kd_loss(z, logits(1), labels()), losses.cross_entropy(z, labels())):
+        z.grad = None
+        loss.backward()
+        once = z.grad.copy()
+        z.grad[...] = 0
+        loss.backward(2.0)
+        np.testing.assert_array_equal(z.grad, 2 * once)
+
+
 def test_the_teacher_gets_no_gradient():
     teacher = md.Tensor(logits(1), requires_grad=True)
     loss_and_gradient(logits(0), teacher, labels())

@@ -146,11 +146,58 @@ def test_ensembles_of_other_weights_are_other_teachers(teacher, digits):
             cache.check(other)
 
 
+class Bent(nn.Module):
+    """Prints nothing of its settings."""
+
+    def __init__(self, inner, shape="relu", factor=None):
+        self.inner, self.shape, self.factor = inner, shape, factor
+
+    def forward(self, x):
+        z = self.inner(x)
+        z = md.ops.relu(z) if self.shape == "relu" else md.ops.tanh(z)
+        return z if self.factor is None else z * self.factor[0]
+
+
+def test_settings_that_no_weight_shows_make_another_teacher(teacher, digits):
+    cache = distill.TeacherCache(Bent(teacher), digits)
+    cache.check(Bent(teacher), digits)
+    with pytest.raises(ValueError, match="of another teacher"):
+        cache.check(Bent(teacher, "tanh"))
+    scaled = distill.TeacherCache(Bent(teacher, factor=[1.0]), digits)
+    with pytest.raises(ValueError, match="but its answers are not"):
+        scaled.check(Bent(teacher, factor=[5.0]), digits)
+    distill.TeacherCache(teacher, digits, dtype=np.float16).check(teacher, digits)
+
+
+def test_a_cache_serves_objectives_that_read_hidden_layers_too(teacher, digits):
+    terms = [distill.SoftTargets(), distill.Hint("0", "0")]
+    few = digits[:100]
+    with pytest.raises(ValueError, match="of which 100 are not in it"):
+        train(teacher, digits, cache=distill.TeacherCache(teacher, few), objective=terms)
+    cache = distill.TeacherCache(teacher, digits)
+    assert train(teacher, digits, cache=cache, objective=terms) == train(teacher, digits, objective=terms)
+
+
+def test_answers_of_another_shape_are_never_broadcast(digits):
+    class Flat(nn.Module):
+        def forward(self, x):
+            return md.Tensor(np.asarray(x)[:, 0])
+
+    cache = distill.TeacherCache(Flat(), digits)
+    model = nn.Dense(64, 1, rng=0)
+    with pytest.raises(ValueError, match=r"of shape \(200,\), where the student's have \(200, 1\)"):
+        distill.distill(
+            None, model, digits, objective=lambda e: md.ops.mean(e.student - e.teacher), cache=cache, progress=False
+        )
+
+
 @pytest.mark.parametrize(("options", "error", "text"), [
     ({"dtype": np.float64}, TypeError, "dtype = float64"),
     ({"dtype": np.int8}, TypeError, "float32 or float16"),
     ({"top_k": 10}, ValueError, "top_k = 10"),
     ({"top_k": 0}, ValueError, "top_k = 0"),
+    ({"top_k": 2.5}, ValueError, r"top_k = 2.5"),
+    ({"top_k": 3, "temperature": -1}, ValueError, "temperature = -1"),
 ])  # fmt: skip
 def test_options_that_make_no_sense_are_told(teacher, digits, options, error, text):
     with pytest.raises(error, match=text):
@@ -171,6 +218,9 @@ def damaged(arrays):
     yield "too few rows", arrays | {"top": arrays["top"][:-1]}
     yield "a class out of range", arrays | {"index": arrays["index"] + np.uint16(9)}
     yield "whole numbers as logits", arrays | {"top": arrays["top"].astype(np.int32)}
+    yield "a rest of another shape", arrays | {"rest": np.stack([arrays["rest"]] * 2, axis=1)}
+    yield "too many classes", arrays | {"classes": np.array([10**9])}
+    yield "no rows", {k: v[:0] if k in ("keys", "index", "top", "rest") else v for k, v in arrays.items()}
     yield "keys of another kind", arrays | {"keys": arrays["keys"].astype(np.int64)}
 
 

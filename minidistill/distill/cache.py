@@ -15,6 +15,7 @@ import numpy as np
 
 from ..files import bad_file, read_npz, require_file, write_npz
 from ..training import predict
+from .kd import check_settings
 
 _FORMAT = "minidistill teacher cache 1"
 
@@ -41,13 +42,14 @@ class TeacherCache:
     """
 
     def __init__(self, teacher, data, dtype=np.float32, top_k=None, temperature=4.0):
+        check_settings(temperature)
         logits = predict(teacher, data)
         if np.dtype(dtype) not in (np.float32, np.float16):
             raise TypeError(
                 f"TeacherCache got dtype = {np.dtype(dtype).name}.\nAnswers are kept as float32 or float16.\n"
                 "Write dtype=np.float16 for half the bytes."
             )
-        if top_k is not None and not (logits.ndim == 2 and 1 <= top_k < logits.shape[1]):
+        if top_k is not None and not (logits.ndim == 2 and top_k in range(1, logits.shape[1])):
             raise ValueError(
                 f"TeacherCache got top_k = {top_k} for answers of shape {logits.shape}.\nIt keeps some of the logits of each "
                 f"row: 1 to {logits.shape[-1] - 1}.\nLeave it out to keep all."
@@ -101,13 +103,26 @@ class TeacherCache:
             )
         return self._unpacked(self._order[found])
 
-    def check(self, teacher):
-        """Raise ValueError unless this is the teacher that answered, to the bit of its weights."""
+    def check(self, teacher, data=None):
+        """Raise ValueError unless this is the teacher that answered.
+
+        It has the same layers and, to the bit, the same weights; and, of some samples if data is given, it says what it said.
+        """
         if _text(fingerprint(teacher)).tobytes() != self._arrays["teacher"].tobytes():
             raise ValueError(
                 f"a TeacherCache of another teacher was given with this {type(teacher).__name__}.\nIts weights or its layers "
                 "are not those that answered.\nMake a cache of this teacher: distill.TeacherCache(teacher, data)."
             )
+
+        if data is not None and "logits" in self._arrays:
+            few = data[: min(8, len(data))]
+            said, kept = predict(teacher, few), self.answers(few)
+            if np.abs(said - kept).max() > 2e-3 * np.abs(said).max():  # float16 keeps three digits
+                raise ValueError(
+                    f"a TeacherCache of another teacher was given with this {type(teacher).__name__}.\nIts weights "
+                    "are those that answered, but its answers are not.\nMake a cache of this teacher: "
+                    "distill.TeacherCache(teacher, data)."
+                )
 
     def save(self, path):
         """Write the cache into one .npz, atomically."""
@@ -152,7 +167,7 @@ def as_cache(cache, teacher, data, augment):
             return made
         cache = TeacherCache.load(require_file(path, "Pass the teacher too, and it is made."))
     if teacher is not None:
-        cache.check(teacher)
+        cache.check(teacher, data)
     return cache
 
 
@@ -170,8 +185,11 @@ def sample_keys(data):
 
 
 def fingerprint(model):
-    """A hash of a model's layers and weights, as text."""
-    digest = hashlib.sha256(repr(model).encode())
+    """A hash of a model's layers, their settings and weights, as text."""
+    digest = hashlib.sha256()
+    for path, module in model.named_modules():
+        plain = {k: v for k, v in vars(module).items() if k != "training" and isinstance(v, (str, int, float, tuple))}
+        digest.update(f"{path} {type(module).__qualname__} {sorted(plain.items())} {module.config()}".encode())
     for path, array in model.state_dict().items():
         array = np.ascontiguousarray(array)
         digest.update(f"{path} {array.dtype} {array.shape}".encode())
@@ -212,11 +230,14 @@ def _checked(path, arrays):
         raise bad_file(path, "It is an .npz, but no teacher cache.", "Pass a file that TeacherCache.save wrote.")
     rows = {name: array.shape[:1] for name, array in arrays.items() if name not in ("format", "teacher", "classes")}
     kept = [arrays[name] for name in ("logits", "top", "rest") if name in arrays]
-    fine = len(set(rows.values())) == 1 and arrays["keys"].dtype == np.uint64 and all(a.dtype.kind == "f" for a in kept)
+    keys = arrays["keys"]
+    fine = len(set(rows.values())) == 1 and len(keys) > 0 and keys.dtype == np.uint64
+    fine = fine and all(array.dtype.kind == "f" for array in kept)
     if fine and "index" in arrays:
         index, classes = arrays["index"], arrays["classes"]
         fine = index.dtype.kind == "u" and classes.shape == (1,) and index.shape == arrays["top"].shape
-        fine = fine and index.ndim == 2 and index.size > 0 and index.max() < classes[0]
+        fine = fine and index.ndim == 2 and index.size > 0 and arrays["rest"].shape == index.shape[:1]
+        fine = fine and index.max() < classes[0] <= np.iinfo(index.dtype).max + 1
     if not fine:
         raise bad_file(path, "Its arrays do not fit one another.", "Make the cache again from the teacher.")
     return arrays

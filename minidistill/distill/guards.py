@@ -98,10 +98,21 @@ def check_answers(kind, answers, shape, dtype):
         return None
     if kind == "logits":
         return check_teacher(answers, shape, dtype)
+    if kind == "scores" and answers.shape != shape:
+        raise ValueError(
+            f"distill got answers of the teacher of shape {answers.shape}, where the student's have {shape}.\nEach is "
+            "compared with one of the student's; broadcasting would compare every one with every other.\n"
+            "Give the student the outputs that the teacher has."
+        )
+    return check_finite(answers).astype(dtype, copy=False)
+
+
+def check_finite(answers):
+    """The outputs of a teacher, if all are numbers."""
     if not np.isfinite(answers).all():
         raise ValueError(
             f"distill got {np.count_nonzero(~np.isfinite(answers))} answers of the teacher that are NaN or "
             "infinite.\nThey are finite numbers.\nLook at the teacher and its inputs: "
             "np.isfinite(md.predict(teacher, x)).all()."
         )
-    return answers.astype(dtype, copy=False)
+    return answers

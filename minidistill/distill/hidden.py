@@ -1,11 +1,13 @@
 """Objectives on hidden layers: the student's inner outputs learn from the teacher's. Read ``objective.py`` before this file.
 
-Layers are named by path, as everywhere (``"0"``, ``"tower.2"``); nothing has to be changed in either model. The teacher
-computes its hidden layers batch by batch, since keeping them for all samples takes more memory than logits do. Shapes: N
-samples, W and V the widths of the teacher's and the student's layer.
+Layers are named by path, as everywhere (``"0"``, ``"tower.2"``); nothing has to be changed in either model. The teacher's
+are computed once and kept, if they fit (``train.KEPT_BYTES``). Shapes: N samples, W and V the widths of the teacher's and
+the student's layer.
 """
 
 from __future__ import annotations
+
+from weakref import ref
 
 import numpy as np
 
@@ -18,11 +20,13 @@ from .objective import Objective
 class HiddenObjective(Objective):
     """An objective that compares one inner output of each model. ``None`` as a path is the model's output."""
 
-    answers = None
-
     def __init__(self, teacher_path, student_path, weight=1.0):
         super().__init__(weight)
         self.teacher_path, self.student_path = teacher_path, student_path
+
+    @property
+    def answers(self):
+        return "any" if self.teacher_path is None else None
 
     @property
     def teacher_paths(self):
@@ -32,10 +36,15 @@ class HiddenObjective(Objective):
     def student_paths(self):
         return () if self.student_path is None else (self.student_path,)
 
-    def sides(self, exchange):
-        """(the student's output, a Tensor, and the teacher's, an array), each as rows: (N, V) and (N, W)."""
+    def outputs(self, exchange):
+        """(the student's output, a Tensor, and the teacher's, an array)."""
         student = exchange.student if self.student_path is None else exchange.student_hidden[self.student_path]
         teacher = exchange.teacher if self.teacher_path is None else exchange.teacher_hidden[self.teacher_path]
+        return student, teacher
+
+    def sides(self, exchange):
+        """The two outputs as rows, one for each sample: (N, V) and (N, W)."""
+        student, teacher = self.outputs(exchange)
         return student.reshape(len(student), -1), teacher.reshape(len(teacher), -1)
 
 
@@ -46,16 +55,21 @@ class Regressed(HiddenObjective):
 
     def __init__(self, teacher_path, student_path, weight=1.0):
         super().__init__(teacher_path, student_path, weight)
-        self._regressor = None
+        self._regressor, self._made_for = None, None
+
+    def sides(self, exchange):
+        """The two outputs as they are: the map is from the last axis to the last, whatever stands before."""
+        return self.outputs(exchange)
 
     def prepare(self, exchange, rng):
-        """Make the map, unless there is one from an earlier stage."""
+        """Make the map, unless there is one from an earlier stage of the same student."""
         student, teacher = self.sides(exchange)
-        have, want = student.shape[1], teacher.shape[1]
+        have, want = student.shape[-1], teacher.shape[-1]
+        earlier = self._made_for is not None and self._made_for() is exchange.model and self._regressor is not None
         if have == want and not self.always:
             self._regressor = None
-        elif self._regressor is None or self._regressor.weight.shape != (have, want):
-            self._regressor = Dense(have, want, rng=rng).astype(student.dtype)
+        elif not earlier or self._regressor.weight.shape != (have, want):
+            self._regressor, self._made_for = Dense(have, want, rng=rng).astype(student.dtype), ref(exchange.model)
 
     def parameters(self):
         return [] if self._regressor is None else self._regressor.parameters()
@@ -67,6 +81,8 @@ class Regressed(HiddenObjective):
 
 def hint(student_hidden, teacher_hidden):
     """(student - teacher)², averaged over all elements (Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", equation 3).
+
+    The paper's is half the sum; a weight makes up for that.
 
     Parameters
     ----------
@@ -144,7 +160,7 @@ class ActivationBoundary(Regressed):
 
     def __init__(self, teacher_path, student_path, margin=1.0, weight=1.0):
         super().__init__(teacher_path, student_path, weight)
-        self.margin = margin
+        self.set(margin=margin)
 
     def loss(self, exchange):
         student, teacher = self.sides(exchange)

@@ -11,13 +11,14 @@ from .. import losses, ops
 from ..losses import check_logits
 from ..tensor import Node, Tensor, as_tensor
 from .objective import Objective
+from .settings import check_settings
 
 
 def kd_loss(student_logits, teacher_logits, labels=None, temperature=4.0, alpha=0.9):
     """alpha * T² * KL(teacher ‖ student) at temperature T, plus (1 - alpha) * cross-entropy with the labels at T = 1.
 
     The KL divergence is summed over the classes and averaged over the batch. Its gradient by the logits shrinks
-    as 1/T² (section 2 and equation 3 of the paper); the factor T² undoes that, so that alpha means the same at
+    as 1/T² (section 2 of the paper, equations 2 to 4); the factor T² undoes that, so that alpha means the same at
     every temperature.
 
     Parameters
@@ -28,7 +29,8 @@ def kd_loss(student_logits, teacher_logits, labels=None, temperature=4.0, alpha=
     labels : array_like of int, shape (N,), or of float, shape (N, C), optional
         As the target of `losses.cross_entropy`. Needed unless alpha is 1, and not used then.
     temperature : float
-        T, positive.
+        T, positive. In float32 the value of the loss, a small difference times T², loses its digits above some 1 000; its
+        gradient does not.
     alpha : float in [0, 1]
         Weight of the soft term; 1 - alpha is that of the hard one.
 
@@ -76,18 +78,14 @@ class KnowledgeDistillation(Objective):
     """
 
     def __init__(self, temperature=4.0, alpha=0.9):
-        check_settings(temperature, alpha)
-        self.temperature, self.alpha = temperature, alpha
+        self.set(temperature=temperature, alpha=alpha)
 
     @property
     def needs_labels(self):
         return callable(self.alpha) or self.alpha < 1
 
     def __call__(self, exchange):
-        temperature, alpha = self.temperature, self.alpha
-        if callable(temperature) or callable(alpha):
-            temperature, alpha = self.at("temperature", exchange), self.at("alpha", exchange)
-            check_settings(temperature, alpha)
+        temperature, alpha = self.at("temperature", exchange), self.at("alpha", exchange)
         return trusted_kd_loss(exchange.student, exchange.teacher, exchange.labels, temperature, alpha)
 
 
@@ -107,12 +105,11 @@ class SoftTargets(Objective):
 
     def __init__(self, temperature=4.0, weight=1.0, standardized=False):
         super().__init__(weight)
-        check_settings(temperature)
-        self.temperature, self.standardized = temperature, standardized
+        self.set(temperature=temperature)
+        self.standardized = standardized
 
     def loss(self, exchange):
         temperature = self.at("temperature", exchange)
-        check_settings(temperature)
         student, teacher = exchange.student, exchange.teacher
         if self.standardized:
             student, teacher = standardize(student), standardize(teacher).numpy()
@@ -134,25 +131,32 @@ def standardize(logits):
     Tensor, shape (N, C)
         A row whose logits are all equal gives zeros.
     """
-    centred = as_tensor(logits) - ops.mean(logits, axis=1, keepdims=True)
-    return centred / ops.sqrt(ops.mean(centred * centred, axis=1, keepdims=True) + _TINY)
+    logits = as_tensor(logits)
+    values, length = centred(logits, axis=1)
+    return values * (logits.shape[1] ** 0.5 / length)
 
 
-_TINY = 1e-12  # the square of what the authors' code adds to the deviation, roughly
+def centred(values, axis):
+    """(values less their mean along an axis, the length of that).
 
+    Where rounding is all that is left: 0 and 1, without gradient. Equal logits would be noise, blown up, otherwise.
 
-def check_settings(temperature=1.0, alpha=1.0):
-    """Refuse a temperature or a weight that makes no sense. Schedules are looked at when they give a number."""
-    if not callable(temperature) and not 0 < temperature < np.inf:
-        raise ValueError(
-            f"distillation got temperature = {temperature}.\nLogits are divided by it, so it is positive and finite.\n"
-            "Usual values are 2 to 8: temperature=4.0."
-        )
-    if not callable(alpha) and not 0 <= alpha <= 1:
-        raise ValueError(
-            f"distillation got alpha = {alpha}.\nIt is the weight of the soft term, in [0, 1]; 1 - alpha is that of "
-            "the hard one.\nA usual value is alpha=0.9."
-        )
+    Parameters
+    ----------
+    values : Tensor or array_like
+    axis : int
+
+    Returns
+    -------
+    tuple of Tensor
+        Of the shape of the values, and with length 1 along the axis.
+    """
+    values = as_tensor(values)
+    rest = values - ops.mean(values, axis=axis, keepdims=True)
+    squares = ops.sum(rest * rest, axis=axis, keepdims=True)
+    rounding = (10 * np.finfo(values.dtype).eps) ** 2 * (values.data * values.data).sum(axis=axis, keepdims=True)
+    alive = (squares.data > rounding).astype(values.dtype)
+    return rest * alive, ops.sqrt(squares * alive + (1 - alive))
 
 
 def check_teacher(teacher_logits, shape, dtype):
@@ -172,13 +176,18 @@ def check_teacher(teacher_logits, shape, dtype):
             f"distillation got teacher logits from {low} to {high}.\nThey are finite numbers.\n"
             "Look at the teacher and its inputs: np.isfinite(md.predict(teacher, x)).all()."
         )
-    if low >= 0 and np.abs(teacher.sum(axis=1) - 1).max() < 1e-4:
+    check_not_probabilities(teacher, low)
+    return teacher
+
+
+def check_not_probabilities(answers, lowest):
+    """Refuse rows that sum to 1 and hold nothing negative."""
+    if lowest >= 0 and np.abs(answers.sum(axis=1) - 1).max() < 1e-4:
         raise ValueError(
             "distillation got probabilities as the teacher's logits: no entry is negative, and every row sums to 1.\n"
             "The loss applies softmax itself; that of a softmax is almost uniform.\n"
             "Leave the softmax out of the teacher, or pass np.log(probabilities)."
         )
-    return teacher
 
 
 def check_not_training(answers):

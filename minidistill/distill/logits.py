@@ -10,12 +10,12 @@ import numpy as np
 
 from .. import losses, ops
 from ..losses import check_logits
-from .kd import check_settings, check_teacher
+from .kd import centred, check_settings, check_teacher
 from .objective import Objective
 
 
 def logit_matching(student_logits, teacher_logits):
-    """(student - teacher)², averaged over all elements (Ba & Caruana 2014, "Do Deep Nets Really Need to be Deep?", eq. 1).
+    """(student - teacher)², averaged over all elements (Ba & Caruana 2014, "Do Deep Nets Really Need to be Deep?").
 
     Unlike soft targets it sees the sum of a row of logits, which softmax does not. At a high temperature soft targets tend to
     it, for logits of mean 0 (Hinton et al. 2015, equation 4).
@@ -90,7 +90,7 @@ class DecoupledKD(Objective):
 
     def __init__(self, temperature=4.0, target_weight=1.0, other_weight=8.0, weight=1.0):
         super().__init__(weight)
-        self.temperature, self.target_weight, self.other_weight = temperature, target_weight, other_weight
+        self.set(temperature=temperature, target_weight=target_weight, other_weight=other_weight)
 
     def loss(self, exchange):
         settings = (self.at(name, exchange) for name in ("temperature", "target_weight", "other_weight"))
@@ -108,7 +108,7 @@ def dist(student_logits, teacher_logits, temperature=1.0, between=1.0, within=1.
     Parameters
     ----------
     student_logits : Tensor or array_like, shape (N, C)
-        At least two samples.
+        A single sample has no relation within a class; that part is left out then.
     teacher_logits : array_like, shape (N, C)
     temperature : float
         T, positive.
@@ -122,9 +122,10 @@ def dist(student_logits, teacher_logits, temperature=1.0, between=1.0, within=1.
     check_settings(temperature)
     student, teacher = _pair(student_logits, teacher_logits)
     p, q = ops.softmax(student / temperature), ops.softmax(teacher / temperature).numpy()
-    inter = 1 - ops.mean(_correlation(p, q, axis=1))
-    intra = 1 - ops.mean(_correlation(p, q, axis=0))
-    return (inter * between + intra * within) * temperature**2
+    total = (1 - ops.mean(_correlation(p, q, axis=1))) * between
+    if len(p) > 1:
+        total = total + (1 - ops.mean(_correlation(p, q, axis=0))) * within
+    return total * temperature**2
 
 
 class DIST(Objective):
@@ -132,7 +133,7 @@ class DIST(Objective):
 
     def __init__(self, temperature=1.0, between=1.0, within=1.0, weight=1.0):
         super().__init__(weight)
-        self.temperature, self.between, self.within = temperature, between, within
+        self.set(temperature=temperature, between=between, within=within)
 
     def loss(self, exchange):
         settings = (self.at(name, exchange) for name in ("temperature", "between", "within"))
@@ -172,10 +173,5 @@ def _other_classes(labels, classes):
 
 def _correlation(p, q, axis):
     """Pearson's correlation of a Tensor with an array along an axis; 0 where one of them is constant."""
-    p = p - ops.mean(p, axis=axis, keepdims=True)
-    q = q - q.mean(axis=axis, keepdims=True)
-    lengths = ops.sqrt(ops.sum(p * p, axis=axis) + _TINY) * np.sqrt((q * q).sum(axis=axis) + _TINY)
-    return ops.sum(p * q, axis=axis) / lengths
-
-
-_TINY = 1e-16  # against a division by 0; a squared length, far below that of any row which says something
+    (p, length), (q, other) = centred(p, axis), centred(q, axis)
+    return ops.sum(p * q.numpy(), axis=axis, keepdims=True) / (length * other.numpy())

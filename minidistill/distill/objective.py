@@ -4,7 +4,8 @@ An objective is called with an `Exchange`, what student and teacher made of one 
 method stands in its file as a pure function of arrays, its object right beneath it: ``kd.py`` (the one to read first), then
 ``logits.py``, ``teacher_free.py``, ``scores.py``, ``ranking.py``, ``hidden.py``, ``relations.py``.
 
-Any function of an `Exchange` is an objective too: ``objective=[SoftTargets(), lambda e: losses.mse(e.student, e.teacher)]``.
+Any function of an `Exchange` is an objective too: ``objective=[SoftTargets(), lambda e: losses.mse(e.student,
+e.teacher)]``. It counts as one that wants scores; set ``function.answers = None`` if it reads nothing of the teacher.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .. import losses
+from ..datasets import Dataset
+from .settings import check_number
 
 
 @dataclass
@@ -47,7 +50,7 @@ class Exchange:
 class Objective:
     """Base class. A subclass sets what it needs and defines ``loss(exchange)``; the call multiplies that by the weight.
 
-    Every number of an objective may be a schedule instead, a function of the step count as in ``optim.schedules``:
+    Every float of an objective may be a schedule instead, a function of the step count as in ``optim.schedules``:
     ``SoftTargets(temperature=optim.cosine(8.0, steps=1000, final=1.0))``. A resumed run so continues where it was.
 
     Parameters
@@ -69,13 +72,18 @@ class Objective:
     needs_labels = False
     student_paths = teacher_paths = ()
 
+    #: ``loss(predictions, targets)`` by which validation judges, if this objective says it.
+    validation_loss = None
+
     def __init__(self, weight=1.0):
-        if not callable(weight) and not 0 <= weight < np.inf:
-            raise ValueError(
-                f"{type(self).__name__} got weight = {weight}.\nA negative weight would drive the student away, and it is "
-                f"finite.\nWrite {type(self).__name__}(weight=1.0)."
-            )
-        self.weight = weight
+        self.set(weight=weight)
+
+    def set(self, **numbers):
+        """Set attributes that are numbers or schedules, after a look at them (``settings.py``)."""
+        for name, value in numbers.items():
+            if not callable(value):
+                check_number(type(self).__name__, name, value)
+            setattr(self, name, value)
 
     def loss(self, exchange):
         """The term before it is weighed: a scalar Tensor."""
@@ -87,7 +95,10 @@ class Objective:
     def at(self, name, exchange):
         """The value of an attribute at this step: the number itself, or what its schedule says."""
         value = getattr(self, name)
-        return value(exchange.step) if callable(value) else value
+        if callable(value):
+            value = float(value(exchange.step))
+            check_number(type(self).__name__, name, value)
+        return value
 
     def prepare(self, exchange, rng):
         """Make parameters of its own, before training, from an exchange over a single sample. Most have none."""
@@ -119,6 +130,10 @@ class HardLabels(Objective):
         super().__init__(weight)
         self._loss = loss
 
+    @property
+    def validation_loss(self):
+        return self._loss
+
     def loss(self, exchange):
         return self._loss(exchange.student, exchange.labels)
 
@@ -145,12 +160,17 @@ class Labelled(Objective):
 
     def __init__(self, data, loss=losses.cross_entropy, batch_size=32, weight=1.0, rng=0):
         super().__init__(weight)
-        if data.y is None:
+        if not isinstance(data, Dataset) or data.y is None or not isinstance(rng, int):
             raise ValueError(
-                "Labelled got data without labels.\nIts loss compares the student with them.\n"
-                "Pass Dataset(x, y); unlabelled samples belong into the data that distill gets."
+                f"Labelled got {data!r} and rng = {rng!r}.\nIts loss compares the student with labels, of samples "
+                "that a number and the step choose.\n"
+                "Pass Dataset(x, y) and rng=0; unlabelled samples belong into the data that distill gets."
             )
         self.data, self._loss, self.batch_size, self.rng = data, loss, batch_size, rng
+
+    @property
+    def validation_loss(self):
+        return self._loss
 
     def loss(self, exchange):
         picks = np.random.default_rng([self.rng, exchange.step]).integers(len(self.data), size=self.batch_size)

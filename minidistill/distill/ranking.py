@@ -12,7 +12,8 @@ import numpy as np
 
 from .. import ops
 from ..datasets import Dataset
-from ..training import predict
+from ..nn import mode
+from ..tensor import no_grad
 from .kd import check_settings, trusted_kd_loss
 from .logits import binary_kl
 from .objective import Objective
@@ -50,7 +51,7 @@ class Pairwise(Objective):
 
     def __init__(self, temperature=1.0, weight=1.0):
         super().__init__(weight)
-        self.temperature = temperature
+        self.set(temperature=temperature)
 
     def loss(self, exchange):
         return pairwise_kd(exchange.student, exchange.teacher, self.at("temperature", exchange))
@@ -86,7 +87,7 @@ class Listwise(Objective):
 
     def __init__(self, temperature=1.0, weight=1.0):
         super().__init__(weight)
-        self.temperature = temperature
+        self.set(temperature=temperature)
 
     def loss(self, exchange):
         return listwise_kd(exchange.student, exchange.teacher, self.at("temperature", exchange))
@@ -145,10 +146,11 @@ class RankingDistillation(Objective):
 
     def __init__(self, top_k=10, decay=10.0, sharpness=0.0, weight=1.0):
         super().__init__(weight)
-        self.top_k, self.decay, self.sharpness = top_k, decay, sharpness
+        self.top_k = top_k
+        self.set(decay=decay, sharpness=sharpness)
 
     def loss(self, exchange):
-        settings = (self.at(name, exchange) for name in ("top_k", "decay", "sharpness"))
+        settings = self.top_k, self.at("decay", exchange), self.at("sharpness", exchange)
         return ranking_distillation(exchange.student, exchange.teacher, *settings)
 
 
@@ -158,7 +160,7 @@ def score_all(model, users, items, batch_size=256):
     Parameters
     ----------
     model : Module
-        Called with users (n, 1) and items (1, I); returns (n, I).
+        Called with users (n, 1) and items (1, I), in eval mode; returns (n, I).
     users, items : int
         How many there are; ids count from 0.
     batch_size : int
@@ -168,11 +170,15 @@ def score_all(model, users, items, batch_size=256):
     -------
     ndarray, shape (users, items)
     """
-    rows = np.arange(users)[:, None]
-    return predict(model, (rows, np.broadcast_to(np.arange(items), (users, items))), batch_size)
+    every = np.arange(items)[None, :]
+    with mode(training=False), no_grad():
+        parts = [
+            model(np.arange(i, min(i + batch_size, users))[:, None], every).numpy() for i in range(0, users, batch_size)
+        ]
+    return np.concatenate(parts)
 
 
-def ranking_lists(teacher, users, items, top_k=10, sampled=40, rng=None):
+def ranking_lists(teacher, users, items, top_k=10, sampled=40, draws=1, rng=None):
     """An unlabelled transfer set: for each user the teacher's top items, and others drawn at random from the rest.
 
     Parameters
@@ -183,23 +189,26 @@ def ranking_lists(teacher, users, items, top_k=10, sampled=40, rng=None):
         How many there are.
     top_k, sampled : int
         The list of each user has this many of the teacher's best, and this many others, each at most once.
+    draws : int
+        Lists of each user, with other others.
     rng : int, np.random.Generator or None
 
     Returns
     -------
     Dataset
-        ``x = (users (users, 1), items (users, top_k + sampled))`` of int64, no targets. The teacher's items come first,
-        best first.
+        ``x = (users (M, 1), items (M, top_k + sampled))`` of int64 with M = draws * users, no targets. The teacher's items
+        come first, best first.
     """
-    if not (top_k >= 0 and sampled >= 0 and 2 <= top_k + sampled <= items):
+    if not (top_k >= 0 and sampled >= 0 and 2 <= top_k + sampled <= items and draws >= 1):
         raise ValueError(
-            f"ranking_lists got top_k = {top_k} and sampled = {sampled} for {items} items.\nA list has at least two "
-            "items, and each at most once.\nWrite top_k=10, sampled=40."
+            f"ranking_lists got top_k = {top_k}, sampled = {sampled} and draws = {draws} for {items} items.\nA list "
+            "has at least two items, and each at most once.\nWrite top_k=10, sampled=40."
         )
     order = np.argsort(-score_all(teacher, users, items), axis=1, kind="stable")
+    order = np.concatenate([order] * draws)
     rest = np.random.default_rng(rng).permuted(order[:, top_k:], axis=1)
     chosen = np.concatenate([order[:, :top_k], rest[:, :sampled]], axis=1)
-    return Dataset((np.arange(users)[:, None], chosen), None)
+    return Dataset((np.arange(draws * users)[:, None] % users, chosen), None)
 
 
 def check_lists(who, student, teacher):

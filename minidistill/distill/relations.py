@@ -35,10 +35,6 @@ def similarity_preserving(student_hidden, teacher_hidden):
 class Relation(HiddenObjective):
     """An objective on the relations in a batch. A batch of one sample (a last one may be) has none, and gives 0."""
 
-    @property
-    def answers(self):
-        return "any" if self.teacher_path is None else None
-
     def loss(self, exchange):
         student, teacher = self.sides(exchange)
         return ops.sum(student * 0) if len(student) == 1 else self.relation(student, teacher, exchange)
@@ -57,7 +53,7 @@ class SimilarityPreserving(Relation):
 def relational_distance(student_hidden, teacher_hidden):
     """How far samples lie from one another, in units of the batch's mean distance: Huber's loss, averaged over the pairs.
 
-    Park, Kim, Lu & Cho 2019, "Relational Knowledge Distillation", equations 6 to 9 (RKD-D). Averaged over pairs of different
+    Park, Kim, Lu & Cho 2019, "Relational Knowledge Distillation", section 3.2.1 (RKD-D). Averaged over pairs of different
     samples; the authors' code also averages over the N pairs of a sample with itself, which are 0.
 
     Parameters
@@ -79,7 +75,7 @@ def relational_distance(student_hidden, teacher_hidden):
 def relational_angle(student_hidden, teacher_hidden):
     """The angles of all triangles of samples: Huber's loss between their cosines, averaged over the N³ triples.
 
-    Park et al. 2019, equations 10 to 12 (RKD-A). Takes N³ numbers.
+    Park et al. 2019, section 3.2.2 (RKD-A). Takes N³ numbers.
 
     Parameters
     ----------
@@ -110,13 +106,18 @@ class Relational(Relation):
 
     def __init__(self, teacher_path=None, student_path=None, distance=1.0, angle=2.0, angle_samples=32, weight=1.0):
         super().__init__(teacher_path, student_path, weight)
-        self.distance, self.angle, self.angle_samples = distance, angle, angle_samples
+        self.set(distance=distance, angle=angle)
+        if not isinstance(angle_samples, int) or angle_samples < 3:
+            raise ValueError(
+                f"Relational got angle_samples = {angle_samples!r}.\nAn angle takes three samples.\nWrite angle_samples=32."
+            )
+        self.angle_samples = angle_samples
 
     def relation(self, student, teacher, exchange):
         distance, angle = self.at("distance", exchange), self.at("angle", exchange)
         total = relational_distance(student, teacher) * distance
         few = slice(self.angle_samples)
-        return total + relational_angle(student[few], teacher[few]) * angle if angle else total
+        return total + relational_angle(student[few], teacher[few]) * angle if angle and len(student) > 2 else total
 
 
 def _similarities(a):
@@ -127,6 +128,7 @@ def _similarities(a):
 
 def _distances(a):
     """(N, N) Euclidean distances, divided by their mean over pairs of different rows."""
+    a = a - ops.mean(a, axis=0)  # distances stay, and so do more digits of them
     lengths = _lengths(a, a @ a.T)
     return lengths / (ops.sum(lengths) / (len(a) * (len(a) - 1)))
 
@@ -136,6 +138,7 @@ def _cosines(a):
 
     (a_j - a_i)(a_k - a_i) = g_jk - g_ij - g_ik + g_ii, with the products g: no way from i to j is ever written down.
     """
+    a = a - ops.mean(a, axis=0)
     n, g = len(a), a @ a.T
     own = ops.sum(a * a, axis=1).reshape(n, 1, 1)
     inner = g.reshape(1, n, n) - g.reshape(n, n, 1) - g.reshape(n, 1, n) + own

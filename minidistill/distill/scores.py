@@ -43,7 +43,7 @@ class BinarySoftTargets(Objective):
 
     def __init__(self, temperature=4.0, weight=1.0):
         super().__init__(weight)
-        self.temperature = temperature
+        self.set(temperature=temperature)
 
     def loss(self, exchange):
         return binary_kd(exchange.student, exchange.teacher, self.at("temperature", exchange))

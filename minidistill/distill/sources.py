@@ -10,9 +10,10 @@ import numpy as np
 
 from .. import ops
 from ..datasets import Dataset
+from ..losses import check_logits
 from ..nn import Module
 from ..training import predict
-from .kd import check_settings
+from .kd import check_not_probabilities, check_settings, check_teacher
 
 
 class Ensemble(Module):
@@ -55,6 +56,15 @@ class Ensemble(Module):
                 f"Ensemble got answers of the shapes {sorted(shapes)}.\nTheir mean needs the same classes in the same "
                 "order.\nLeave out the teacher that has others."
             )
+        if self.average == "probabilities" and (outputs[0].ndim != 2 or outputs[0].shape[1] < 2):
+            raise ValueError(
+                f"Ensemble got answers of shape {outputs[0].shape}.\nThe mean of probabilities is one of softmaxes "
+                "over two or more "
+                'classes: (N, C).\nWrite average="logits" for scores, and for yes or no.'
+            )
+        for output in outputs:
+            if output.ndim == 2:
+                check_not_probabilities(output.data, output.data.min(initial=0.0 if not len(output) else np.inf))
         if self.average == "logits":
             parts = [output * weight for output, weight in zip(outputs, self.weights)]
             return ops.sum(ops.stack(parts), axis=0)
@@ -62,7 +72,7 @@ class Ensemble(Module):
         return ops.logsumexp(ops.stack(parts), axis=0)
 
     def config(self):
-        """What `repr` shows, so that a `TeacherCache` tells two ensembles apart."""
+        """What `repr` shows."""
         return {"teachers": self.teachers, "weights": self.weights, "average": self.average}
 
 
@@ -95,7 +105,8 @@ def pseudo_label(teacher, data, confidence=0.95, temperature=1.0):
             f"pseudo_label got confidence = {confidence}.\nIt is a probability that the teacher exceeds: in [0, 1).\n"
             "Write confidence=0.95."
         )
-    p = ops.softmax(predict(teacher, data) / temperature).numpy()
+    logits = check_logits("pseudo_label", predict(teacher, data)).data
+    p = ops.softmax(check_teacher(logits, logits.shape, logits.dtype) / temperature).numpy()
     sure = p.max(axis=1) > confidence
     if not sure.any():
         raise ValueError(
@@ -182,7 +193,12 @@ def transfer_set(data, augment, copies=1, rng=None):
     if copies < 1:
         raise ValueError(f"transfer_set got copies = {copies}.\nIt draws at least one.\nWrite copies=1.")
     rng = np.random.default_rng(rng)
-    return Dataset(np.concatenate([data.x, *(augment(data.x, rng) for _ in range(copies))]), None, dtype=None)
+    versions = [data.inputs]
+    for _ in range(copies):
+        drawn = augment(data.x, rng)
+        versions.append(drawn if isinstance(drawn, tuple) else (drawn,))
+    x = tuple(np.concatenate(parts) for parts in zip(*versions))
+    return Dataset(x if isinstance(data.x, tuple) else x[0], None, dtype=None)
 
 
 def _floating(who, x):

@@ -6,17 +6,18 @@ two calls of ``distill``; see `Hint`.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 
-from .. import losses, nn, ops
+from .. import losses, ops
 from ..datasets import Dataset
-from ..nn import Dense, Dropout, MaxNorm, Module, Sequential, initialize
+from ..nn import Dense, Dropout, MaxNorm, Module, initialize, watch
 from ..optim import AdamW
-from ..training import evaluate, fit, run
+from ..training import evaluate, fit, predict, run
 from ..training.loop import batch_inputs, check_augmentation, split_validation
-from .kd import check_settings, trusted_kd_loss
+from .kd import trusted_kd_loss
+from .settings import check_number
 from .train import distill
 
 
@@ -40,12 +41,27 @@ def chain(models, data, **settings):
         One for each model but the first.
     """
     models = list(models)
-    if len(models) < 2 or "optimizer" in settings or "resume" in settings:
+    if len(models) < 2:
         raise ValueError(
-            f"chain got {len(models)} models and the settings {sorted(settings)}.\nIt distils from one to the next, with an "
-            "optimizer for each.\nWrite chain([teacher, assistant, student], data, epochs=30, rng=0)."
+            f"chain got {len(models)} models.\nIt distils from one to the next.\n"
+            "Write chain([teacher, assistant, student], data, epochs=30, rng=0)."
         )
+    data, settings = _for_all_stages("chain", data, settings)
     return [distill(teacher, student, data, **settings) for teacher, student in zip(models, models[1:])]
+
+
+def _for_all_stages(who, data, settings):
+    """The data and settings of every stage, with one validation part for all: no teacher has trained on it."""
+    single = sorted({"optimizer", "resume", "cache"} & settings.keys())
+    if single:
+        raise ValueError(
+            f"{who} got {single} among its settings.\nThey belong to one training of one model, and there are several.\n"
+            "Call distill.distill for each stage."
+        )
+    rng = settings.get("rng")
+    split_rng = np.random.default_rng(rng if isinstance(rng, int) else None)
+    data, held_out = split_validation(data, settings.get("validation"), split_rng)
+    return data, settings | {"validation": held_out}
 
 
 def born_again(teacher, data, generations=3, rng=None, **settings):
@@ -72,6 +88,8 @@ def born_again(teacher, data, generations=3, rng=None, **settings):
     """
     if generations < 1:
         raise ValueError(f"born_again got generations = {generations}.\nIt trains at least one.\nWrite generations=3.")
+    data, settings = _for_all_stages("born_again", data, settings | {"rng": rng})
+    del settings["rng"]
     models = [teacher]
     for stream in np.random.default_rng(rng).spawn(generations):
         student = initialize(teacher.copy(), stream)
@@ -118,9 +136,10 @@ def mutual(peers, data, temperature=1.0, weight=1.0, optimizer=None, epochs=60, 
         The loss is the sum over the peers. Validation reports the mean over the peers.
     """
     peers = list(peers)
-    _check_peers(peers, data)
+    _check_peers(peers, data, optimizer)
     check_augmentation("mutual", augment)
-    check_settings(temperature)
+    for name, value in (("temperature", temperature), ("weight", weight)):
+        check_number("mutual", name, value)
     split_rng, rng = np.random.default_rng(rng).spawn(2)
     data, held_out = split_validation(data, validation, split_rng)
 
@@ -145,7 +164,7 @@ def mutual(peers, data, temperature=1.0, weight=1.0, optimizer=None, epochs=60, 
     )  # fmt: skip
 
 
-def _check_peers(peers, data):
+def _check_peers(peers, data, optimizer):
     parameters = [id(p) for peer in peers if isinstance(peer, Module) for p in peer.parameters()]
     if len(peers) < 2 or not all(isinstance(p, Module) for p in peers) or len(set(parameters)) < len(parameters):
         raise ValueError(
@@ -156,6 +175,18 @@ def _check_peers(peers, data):
         raise ValueError(
             "mutual got no data set with class ids.\nWithout a teacher, the labels are where all knowledge comes from.\n"
             "Pass Dataset(x, y)."
+        )
+    shapes = [predict(peer, data[:1]).shape for peer in peers]
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            f"mutual got peers that return {shapes} for one sample.\nAll answer for the same classes in the same order.\n"
+            "Give their last layers as many outputs."
+        )
+    owned = {id(p) for p in optimizer.parameters} if optimizer else set(parameters)
+    if not all(any(id(p) in owned for p in peer.parameters()) for peer in peers):
+        raise ValueError(
+            "mutual got an optimizer that owns no parameter of one of the peers.\nThat one would not learn.\n"
+            "Make it over all of them: optim.Adam([p for peer in peers for p in peer.parameters()])."
         )
 
 
@@ -171,20 +202,23 @@ def fine_tune(student, data, weight_decay=1e-4, dropout=0.0, max_norm=None, lr=1
     weight_decay : float
         Decoupled, as in `AdamW`.
     dropout : float in [0, 1)
-        Rate of dropout before each `Dense` layer but the first.
+        Rate of dropout on the outputs of each `Dense` layer that the model calls, but the last.
     max_norm : float, optional
         Limit of the norm of each unit's incoming weights in `Dense` layers (see ``nn.MaxNorm``).
     lr : float or schedule
         Small: the student has learnt already.
     **settings
-        As for `fit`.
+        As for `fit`, but for the optimizer: that is AdamW.
 
     Returns
     -------
     History
     """
-    if not 0 <= dropout < 1:
-        raise ValueError(f"fine_tune got dropout = {dropout}.\nIt is a rate in [0, 1).\nWrite dropout=0.2.")
+    if not 0 <= dropout < 1 or "optimizer" in settings:
+        raise ValueError(
+            f"fine_tune got dropout = {dropout} and the settings {sorted(settings)}.\nThe rate is in [0, 1), the "
+            "optimizer AdamW with this lr and weight_decay.\nWrite dropout=0.2, and use md.fit for another optimizer."
+        )
     if not isinstance(student, Module):
         raise TypeError(
             f"fine_tune got a {type(student).__name__} as the student.\nIt is an nn.Module.\n"
@@ -197,19 +231,19 @@ def fine_tune(student, data, weight_decay=1e-4, dropout=0.0, max_norm=None, lr=1
 
 @contextmanager
 def _regularised(student, dropout, max_norm):
-    """Dropout and norm limits for the time of a block."""
-    layers = [(path, module) for path, module in student.named_modules() if isinstance(module, Dense)]
-    limit = None if max_norm is None else MaxNorm(max_norm)
-    guarded = [(path, layer, Sequential(Dropout(dropout), layer)) for path, layer in layers[1:] if dropout]
+    """Dropout and norm limits for the time of a block. Dropout comes in by watching the layers: none is replaced."""
+    layers = [module for module in student.modules() if isinstance(module, Dense)]
+    limit = [] if max_norm is None else [MaxNorm(max_norm)]
+    drops = {id(layer): Dropout(dropout) for layer in layers[:-1]}
+
+    def drop(module, inputs, output):
+        return drops[id(module)](output) if id(module) in drops else output
+
+    for layer in layers:
+        layer.weight.constraints += limit
     try:
-        for _, layer in layers:
-            layer.weight.constraints += [limit] if limit else []
-        for path, _, wrapped in guarded:
-            nn.replace(student, path, wrapped)
-        yield
+        with watch(drop) if dropout else nullcontext():
+            yield
     finally:
-        for path, layer, wrapped in guarded:
-            if student.get(path) is wrapped:
-                nn.replace(student, path, layer)
-        for _, layer in layers:
-            layer.weight.constraints[:] = [c for c in layer.weight.constraints if c is not limit]
+        for layer in layers:
+            layer.weight.constraints[:] = [c for c in layer.weight.constraints if c not in limit]

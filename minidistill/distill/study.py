@@ -35,6 +35,11 @@ def fidelity(teacher, student, data):
     """
     z, t = predict(student, data), predict(teacher, data)
     labels = data.y if data.num_classes else None  # asking raises where there are none, or they are no ids
+    if z.shape != t.shape:
+        raise ValueError(
+            f"fidelity got answers of shape {t.shape} from the teacher and {z.shape} from the student.\nThey are "
+            "compared class by class.\nPass two models of the same classes."
+        )
     right, same = t.argmax(axis=1) == labels, t.argmax(axis=1) == z.argmax(axis=1)
     log_p, log_q = (ops.log_softmax(a.astype(np.float64)).numpy() for a in (t, z))
     return {
@@ -74,6 +79,12 @@ def temperature_by_width(teacher, make_student, data, test, temperatures, widths
     ndarray, shape (seeds, len(temperatures), len(widths))
         Accuracies.
     """
+    taken = sorted({"temperature", "objective", "optimizer"} & settings.keys())
+    if taken:
+        raise ValueError(
+            f"temperature_by_width got {taken} among its settings.\nEvery cell has a temperature, an optimizer and "
+            "the default objective of its own.\nLeave them out."
+        )
     settings = {"progress": False, **settings}
     found = np.empty((seeds, len(temperatures), len(widths)))
     for seed, row, column in np.ndindex(found.shape):

@@ -28,7 +28,7 @@ class LabelSmoothing(Objective):
 
     def __init__(self, smoothing=0.1, weight=1.0):
         super().__init__(weight)
-        self.smoothing = smoothing
+        self.set(smoothing=smoothing)
 
     def loss(self, exchange):
         return losses.cross_entropy(exchange.student, exchange.labels, self.at("smoothing", exchange))
@@ -67,8 +67,8 @@ class ConfidencePenalty(Objective):
 def virtual_teacher(logits, labels, correct=0.99, temperature=20.0):
     """Soft targets of a teacher that is always right: probability ``correct`` for the label, the rest shared equally.
 
-    Yuan, Tay, Li, Wang & Feng 2020, "Revisiting Knowledge Distillation via Label Smoothing Regularization", equations 9 and
-    10 (Tf-KD_reg). Softened at a high temperature, it is label smoothing with a temperature.
+    Yuan, Tay, Li, Wang & Feng 2020, "Revisiting Knowledge Distillation via Label Smoothing Regularization", section 4.2
+    (Tf-KD_reg). Softened at a high temperature, it is label smoothing with a temperature.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ class VirtualTeacher(Objective):
 
     def __init__(self, correct=0.99, temperature=20.0, weight=1.0):
         super().__init__(weight)
-        self.correct, self.temperature = correct, temperature
+        self.set(correct=correct, temperature=temperature)
 
     def loss(self, exchange):
         settings = self.at("correct", exchange), self.at("temperature", exchange)

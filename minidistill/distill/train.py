@@ -2,14 +2,15 @@
 
 The teacher answers once for the whole data set, in eval mode and off the tape, and nothing writes to it. A batch finds its
 answers by the positions of its samples (``batch.index``), so shuffling cannot get the two out of step. Augmented inputs are
-new in every epoch, and hidden layers are too large to keep: there the teacher answers batch by batch. Read ``objective.py``,
-``kd.py`` and ``training/loop.py`` before this file, ``cache.py`` and ``guards.py`` after it.
+new in every epoch, and hidden layers may be too large to keep: there the teacher answers batch by batch. Read
+``objective.py``, ``kd.py`` and ``training/loop.py`` before this file, ``cache.py`` and ``guards.py`` after it.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from .. import losses
 from ..datasets import Dataset
 from ..losses import check_logits
 from ..nn import activations, mode
@@ -18,9 +19,11 @@ from ..tensor import no_grad
 from ..training import evaluate, predict, run
 from ..training.loop import batch_inputs, split_validation
 from .cache import as_cache
-from .guards import check_answers, check_classes, check_labels, check_models, check_steady, check_terms
+from .guards import check_answers, check_classes, check_finite, check_labels, check_models, check_steady, check_terms
 from .kd import KnowledgeDistillation
 from .objective import Exchange
+
+KEPT_BYTES = 2**29  # of the teacher's hidden layers, for all samples
 
 
 def distill(
@@ -47,8 +50,8 @@ def distill(
     optimizer : Optimizer, optional
         ``Adam(student.parameters(), lr=3e-3)`` by default. An objective's own parameters are trained by its `twin`.
     epochs, batch_size, validation, metrics, augment, callbacks, resume, progress, rng
-        As in `fit`. Validation reports the student's cross-entropy (mean squared error, for scores) and metrics, by the
-        labels; by the teacher's answers, if the validation data has none.
+        As in `fit`. Validation reports metrics and a loss: that of the objective with labels; else the cross-entropy of
+        logits, and the mean squared error of scores. Without labels in it, the teacher's answers take their place.
     cache : TeacherCache or path, optional
         The teacher's answers, computed earlier. A path is read, or written if there is no such file. Its samples are found by
         their content, so ``data`` may be a part of what it was made from, in any order.
@@ -73,7 +76,7 @@ def distill(
     cache = as_cache(cache, teacher, data, augment)
     data, held_out = split_validation(data, validation, split_rng)
 
-    meeting = _Meeting(teacher, student, data, terms, cached=augment is None, cache=cache, rng=own_rng)
+    meeting = _Meeting(teacher, student, data, terms, augment, cache, own_rng)
     optimizer = optimizer or Adam(student.parameters(), lr=3e-3)
     companion = _Companion(terms, optimizer)
     if held_out is not None and held_out.y is None:
@@ -86,9 +89,13 @@ def distill(
             total = total + term(exchange)
         return total
 
-    def validate():
-        return evaluate(student, held_out, metrics=metrics)
+    judge = meeting.validation_loss(held_out, terms)
 
+    def validate():
+        return evaluate(student, held_out, judge, metrics)
+
+    if held_out is not None:
+        evaluate(student, held_out[: min(8, len(held_out))], judge, [])  # what does not fit is told before training
     return run(
         student, data, batch_loss, optimizer=optimizer, validate=validate if held_out else None, epochs=epochs,
         batch_size=batch_size, augment=augment, callbacks=[companion, *callbacks], resume=resume, progress=progress, rng=rng,
@@ -98,21 +105,26 @@ def distill(
 class _Meeting:
     """Makes an `Exchange` of a batch: asks the student, and looks up the teacher's answers or asks the teacher."""
 
-    def __init__(self, teacher, student, data, terms, cached, cache, rng):
+    def __init__(self, teacher, student, data, terms, augment, cache, rng):
         self.teacher, self.student, self.cache = teacher, student, cache
+        self.stale_labels, cached = getattr(augment, "changes_labels", False), augment is None
         wants = {getattr(term, "answers", "scores") for term in terms}
         self.wants = next((kind for kind in ("logits", "scores", "any") if kind in wants), None)
         self.student_paths = _paths(terms, "student_paths")
         self.teacher_paths = _paths(terms, "teacher_paths")
+        self.judged_by_teacher = False
         one = data[:1]
         like = predict(student, one)
-        self.shape, self.dtype, self.answers = like.shape[1:], like.dtype, None
+        self.shape, self.dtype, self.answers, self.hidden = like.shape[1:], like.dtype, None, {}
         if teacher is not None:
             check_classes(self.wants, check_steady(teacher, data)[:1].shape, like.shape)
-        if self.wants and cached and not self.teacher_paths:
+        if self.wants and cached:
             self.answers = check_answers(self.wants, self.all_answers(data), (len(data), *self.shape), self.dtype)
         with mode(training=False), no_grad():
             first = self.exchange(next(one.batches(1, shuffle=False)), 0)
+        hidden_bytes = sum(hidden.nbytes for hidden in first.teacher_hidden.values()) * len(data)
+        if cached and 0 < hidden_bytes <= KEPT_BYTES:
+            self.keep_hidden(data)
         for term in terms:
             if hasattr(term, "prepare"):
                 term.prepare(first, rng)
@@ -122,22 +134,46 @@ class _Meeting:
         student, student_hidden = _ask(self.student, inputs, self.student_paths)
         if self.wants == "logits":
             student = check_logits("the distillation loss", student)
-        teacher, teacher_hidden = None, {}
-        if self.answers is not None:
-            teacher = self.answers[batch.index]
-        elif self.wants or self.teacher_paths:
-            with mode(training=False), no_grad():
-                teacher, hidden = _ask(self.teacher, inputs, self.teacher_paths)
-            teacher_hidden = {path: output.numpy() for path, output in hidden.items()}
-            teacher = check_answers(self.wants, teacher.numpy(), student.shape, self.dtype)
-        return Exchange(student, teacher, batch.y, step, self.student, student_hidden, teacher_hidden)
+        teacher = None if self.answers is None else self.answers[batch.index]
+        teacher_hidden = {path: hidden[batch.index] for path, hidden in self.hidden.items()}
+        if (self.wants and teacher is None) or (self.teacher_paths and not teacher_hidden):
+            answers, teacher_hidden = self.ask_teacher(inputs)
+            teacher = check_answers(self.wants, answers, student.shape, self.dtype) if teacher is None else teacher
+        labels = None if self.stale_labels else batch.y
+        return Exchange(student, teacher, labels, step, self.student, student_hidden, teacher_hidden)
+
+    def ask_teacher(self, inputs):
+        """(outputs, {path: hidden outputs}), as arrays."""
+        with mode(training=False), no_grad():
+            answers, hidden = _ask(self.teacher, inputs, self.teacher_paths)
+        return answers.numpy(), {path: check_finite(output.numpy()) for path, output in hidden.items()}
+
+    def keep_hidden(self, data):
+        """Compute the teacher's hidden outputs for every sample."""
+        parts = [self.ask_teacher(batch_inputs(batch))[1] for batch in data.batches(256, shuffle=False)]
+        self.hidden = {path: np.concatenate([part[path] for part in parts]) for path in self.teacher_paths}
 
     def all_answers(self, data):
         """The teacher's outputs for every sample."""
         return predict(self.teacher, data) if self.cache is None else self.cache.answers(data)
 
+    def validation_loss(self, held_out, terms):
+        """By what validation judges: the loss of the objective with labels; cross-entropy of logits; or None, the default."""
+        if held_out is None:
+            return None
+        said = [term.validation_loss for term in terms if getattr(term, "validation_loss", None)]
+        if said and not self.judged_by_teacher:
+            return said[0]
+        return losses.cross_entropy if self.wants == "logits" else None
+
     def judged(self, data):
         """Data without labels, with the teacher's decisions as labels, or its scores."""
+        self.judged_by_teacher = True
+        if not self.wants or (self.teacher is None and self.cache is None):
+            raise ValueError(
+                "distill got validation data without labels, and no objective that asks for the teacher's outputs.\n"
+                "The student is judged by labels, or by these.\nPass labelled validation data, or none."
+            )
         answers = self.all_answers(data)
         return Dataset(data.x, answers.argmax(axis=1) if self.wants == "logits" else answers, dtype=None)
 
@@ -151,8 +187,10 @@ class _Companion:
         self.step = 0
 
     def on_train_begin(self, run):
-        """A resumed run does not begin at 0."""
+        """A resumed run does not begin at 0; an interrupted one may have left gradients."""
         self.step = run.step
+        if self.optimizer is not None:
+            self.optimizer.zero_grad()
 
     def on_step_end(self, run):
         """Step with the student."""
@@ -163,15 +201,25 @@ class _Companion:
 
     def state_dict(self):
         """What a resumed run needs."""
-        if self.optimizer is None:
-            return None
-        return {"parameters": [p.data.copy() for p in self.parameters], "optimizer": self.optimizer.state_dict()}
+        optimizer = self.optimizer.state_dict() if self.optimizer else None
+        return {"parameters": [p.data.copy() for p in self.parameters], "optimizer": optimizer}
+
+    def check_state(self, state):
+        """Refuse that of other objectives."""
+        shapes = [array.shape for array in state["parameters"]] if state else None
+        own = [p.shape for p in self.parameters]
+        if shapes != own:
+            raise ValueError(
+                f"distill was resumed with objectives whose own parameters have the shapes {own}, from a run with {shapes}.\n"
+                "A run goes on with the objectives that it was started with.\nPass the same ones to resume."
+            )
 
     def load_state_dict(self, state):
         """Go on from there."""
         for parameter, saved in zip(self.parameters, state["parameters"]):
             parameter.assign(saved)
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
 
 
 def _paths(terms, name):

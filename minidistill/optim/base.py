@@ -130,13 +130,13 @@ class Optimizer:
     def twin(self, params):
         """A new optimizer of this kind and with these options (of the first group), over other parameters.
 
-        Its learning rate is this one's at every step, schedules and changes by hand included.
+        It takes its steps right after this one, at the rate that this one has just used: schedules and changes by hand
+        included.
         """
-        begun = self.step_count
 
         def same_rate(step):
             lr = self.groups[0]["lr"]
-            return lr(begun + step) if callable(lr) else lr
+            return lr(max(self.step_count - 1, 0)) if callable(lr) else lr
 
         options = {name: value for name, value in self.groups[0].items() if name != "params"} | {"lr": same_rate}
         return type(self)(params, **options, clip_norm=self.clip_norm, clip_value=self.clip_value)

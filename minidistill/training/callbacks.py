@@ -2,7 +2,8 @@
 
 A callback has any of the methods ``on_train_begin``, ``on_epoch_begin``, ``on_step_end``, ``on_epoch_end``,
 ``on_train_end``, each called with the `Run`, and, if it remembers anything that a resumed run needs, ``state_dict()`` and
-``load_state_dict(state)`` with nested dicts and lists of numbers, texts and arrays. Read ``loop.Run`` with this file.
+``load_state_dict(state)`` with nested dicts and lists of numbers, texts and arrays; ``check_state(state)`` may refuse one
+beforehand, while nothing is changed. Read ``loop.Run`` with this file.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ class EarlyStopping:
         self.mode = mode or ("max" if larger else "min")
         self.patience, self.monitor, self.restore_best = patience, monitor, restore_best
         self.best, self.best_epoch, self.weights = math.inf, None, None
+
+    def on_train_begin(self, run):
+        """Forget an earlier run, but for one that goes on here."""
+        if run.epoch == 0:
+            self.best, self.best_epoch, self.weights = math.inf, None, None
 
     def on_epoch_end(self, run):
         """Compare, remember, stop."""

@@ -48,6 +48,9 @@ def load_checkpoint(path, run):
             "Resume with the data, validation split and callbacks that the run was started with.",
         )
     _check_masks(path, state["masks"], run.model)
+    for callback, saved in zip(run.callbacks, state["callbacks"]):
+        if hasattr(callback, "check_state"):
+            callback.check_state(saved)
     twin = run.model.copy()
     twin.load_state_dict(state["model"])  # raises before anything is changed
     run.optimizer.load_state_dict(state["optimizer"])
