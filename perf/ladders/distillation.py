@@ -4,9 +4,10 @@
 2. NumPy, in place    the same with ``out=``: fewer new arrays, as many passes over memory.
 3. one loop           compiled: a row at a time stays in the first-level cache. The exponential is the C library's, one number
                       at a time, and now it is nearly all of the time.
-4. vector exp         the engine's kernel (``kernels/softmax.py``): a polynomial exponential over blocks of rows, 8 or 16
-                      numbers at once, and sums in four parts so that they need not wait for one another. On two threads from
-                      some size on.
+4. vector exp         the engine's kernel (``kernels/softmax.py``): a polynomial exponential of 8 or 16 numbers at once;
+blocks of
+                      rows are turned where there are few classes, so that every loop runs along the memory, and sums go by
+                      halves where there are many. On two threads from some size on.
 """
 
 from __future__ import annotations

@@ -354,8 +354,7 @@ assert reached["alone"] + 0.2 < reached["narrow"] < reached["teacher"] - 0.2
 # %%
 def lists(teacher, top_k, sampled, draws):
     """Several lists for each user, as one data set."""
-    drawn = [distill.ranking_lists(teacher, USERS, ITEMS, top_k, sampled, rng=i).x for i in range(draws)]
-    return datasets.Dataset(tuple(np.concatenate(parts) for parts in zip(*drawn)), None)
+    return distill.ranking_lists(teacher, USERS, ITEMS, top_k, sampled, draws=draws, rng=0)
 
 
 def distilled(teacher, transfer, objective, seed=0, steps=700):
