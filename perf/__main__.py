@@ -9,8 +9,8 @@ import sys
 from perf.harness import PEERS, peer
 
 SUBJECTS = (
-    "training_step", "prediction", "embedding", "losses", "kernels", "int8", "int8_accuracy", "distill_cost", "distill_ranking",
-    "distill_mnist", "sparse", "memory", "startup", "scaling", "ladders",
+    "training_step", "prediction", "embedding", "losses", "kernels", "int8", "int8_accuracy", "distill_cost",
+    "distill_ranking", "distill_mnist", "sparse", "memory", "startup", "scaling", "ladders",
 )  # fmt: skip
 
 

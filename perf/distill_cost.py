@@ -30,7 +30,7 @@ TEMPERATURE = 4.0
 
 
 def trainings(teacher, student, batch_size, samples, epochs):
-    """Functions that each train a student for some epochs, by what they do; and the teacher's forward passes alone."""
+    """Functions that each train a student for some epochs, by what they do."""
     rng = np.random.default_rng(0)
     data = Dataset(rng.normal(size=(samples, teacher[0])), rng.integers(0, teacher[-1], samples))
     guide = mlp(teacher)
@@ -41,17 +41,17 @@ def trainings(teacher, student, batch_size, samples, epochs):
         """An augmentation that costs nothing: its results count as new."""
         return x
 
-    def forward():
+    def and_ask(x, rng):
+        """The same, and a forward pass of the teacher, in the middle of a step as distilling has it."""
         with mode(training=False), md.no_grad():
-            for _ in range(epochs):
-                for batch in data.batches(batch_size, rng=0):
-                    guide(batch.x)
+            guide(x)
+        return x
 
     return {
         OURS: lambda: md.fit(mlp(student), data, **settings),
         "cached": lambda: distill.distill(guide, mlp(student), data, cache=cache, **settings),
+        "plain + teacher": lambda: md.fit(mlp(student), data, augment=and_ask, **settings),
         "not cached": lambda: distill.distill(guide, mlp(student), data, augment=the_same, **settings),
-        "teacher": forward,
     }
 
 
@@ -92,7 +92,7 @@ def epoch_rows():
     for teacher, student, batch_size, *length in CASES:
         sides = trainings(teacher, student, batch_size, *length)
         row = measure(f"{name_of(student)} from {name_of(teacher)}, batch {batch_size}", sides, {"cached": 1.15})
-        row["targets"]["not cached"] = 1 + row["ratios"]["teacher"][0]
+        row["targets"]["not cached"] = round(row["ratios"]["plain + teacher"][0], 2)
         yield row
 
 

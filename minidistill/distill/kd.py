@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import losses, ops
+from ..kernels import all_finite
 from ..losses import check_logits
 from ..tensor import Node, Tensor, as_tensor
 from .objective import Objective
@@ -170,19 +171,19 @@ def check_teacher(teacher_logits, shape, dtype):
             "Both are (N, C), with the same classes in the same order.\n"
             "Give the student's last layer as many outputs as the teacher has."
         )
-    low, high = teacher.min(), teacher.max()
-    if not -np.inf < low <= high < np.inf:  # so written, NaN is refused too
+    if not all_finite(teacher):
         raise ValueError(
-            f"distillation got teacher logits from {low} to {high}.\nThey are finite numbers.\n"
+            f"distillation got teacher logits from {teacher.min()} to {teacher.max()}.\nThey are finite numbers.\n"
             "Look at the teacher and its inputs: np.isfinite(md.predict(teacher, x)).all()."
         )
-    check_not_probabilities(teacher, low)
+    check_not_probabilities(teacher)
     return teacher
 
 
-def check_not_probabilities(answers, lowest):
-    """Refuse rows that sum to 1 and hold nothing negative."""
-    if lowest >= 0 and np.abs(answers.sum(axis=1) - 1).max() < 1e-4:
+def check_not_probabilities(answers):
+    """Refuse rows that sum to 1 and hold nothing negative. The first row of logits nearly always tells."""
+    rows = answers[:1], answers
+    if all(part.min(initial=0) >= 0 and np.abs(part.sum(axis=1) - 1).max(initial=0) < 1e-4 for part in rows):
         raise ValueError(
             "distillation got probabilities as the teacher's logits: no entry is negative, and every row sums to 1.\n"
             "The loss applies softmax itself; that of a softmax is almost uniform.\n"

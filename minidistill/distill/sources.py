@@ -63,8 +63,8 @@ class Ensemble(Module):
                 'classes: (N, C).\nWrite average="logits" for scores, and for yes or no.'
             )
         for output in outputs:
-            if output.ndim == 2:
-                check_not_probabilities(output.data, output.data.min(initial=0.0 if not len(output) else np.inf))
+            if output.ndim == 2 and output.size:
+                check_not_probabilities(output.data)
         if self.average == "logits":
             parts = [output * weight for output, weight in zip(outputs, self.weights)]
             return ops.sum(ops.stack(parts), axis=0)

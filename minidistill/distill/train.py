@@ -134,9 +134,10 @@ class _Meeting:
         student, student_hidden = _ask(self.student, inputs, self.student_paths)
         if self.wants == "logits":
             student = check_logits("the distillation loss", student)
-        teacher = None if self.answers is None else self.answers[batch.index]
-        teacher_hidden = {path: hidden[batch.index] for path, hidden in self.hidden.items()}
-        if (self.wants and teacher is None) or (self.teacher_paths and not teacher_hidden):
+        teacher, teacher_hidden = None if self.answers is None else self.answers[batch.index], {}
+        if self.hidden:
+            teacher_hidden = {path: hidden[batch.index] for path, hidden in self.hidden.items()}
+        elif self.teacher_paths or (self.wants and teacher is None):
             answers, teacher_hidden = self.ask_teacher(inputs)
             teacher = check_answers(self.wants, answers, student.shape, self.dtype) if teacher is None else teacher
         labels = None if self.stale_labels else batch.y
