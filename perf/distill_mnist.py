@@ -1,10 +1,10 @@
 """Which objective helps on MNIST: a table of all, against hard labels and plain soft targets; two students, three seeds.
 
 The teacher, 784-1200-1200-10 with dropout, sees images that are moved by up to two pixels (as in Hinton et al. 2015,
-section 3); the students see them as they are. Every row is trained for as many steps of the same optimizer, and tuned as
-much: three settings, of which the validation images (the last 10 000 of the training set) choose one, for one seed that is
-not among the three. The test images are looked at once. Two processes of one thread each take about an hour; what is done
-is kept in runs/distill_mnist/, so an interrupted run goes on.
+section 3); the students see them as they are. Every row is trained for as many steps of the same optimizer, at the learning
+rate that hard labels chose, and tuned as much: three settings, of which the validation images (the last 10 000 of the
+training set) choose one in shorter runs with a seed that is not among the three. The test images are looked at once. Two
+processes of one thread each take about an hour; what is done is kept in runs/distill_mnist/, so an interrupted run goes on.
 """
 
 from __future__ import annotations
