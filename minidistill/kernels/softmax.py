@@ -3,7 +3,9 @@
 NumPy makes ten to twenty passes over the logits, and allocates an array for most. Here loss and gradient come out of one
 kernel, which walks over blocks of rows that stay in the first-level cache: subtract the largest logit of each row, take the
 exponential of the whole block at once, and divide by the sums. At once, because a row of ten classes does not fill a vector
-register, but a block does; and by `_exp`, a polynomial, because the C library's `exp` takes one number at a time.
+register, but a block does; and by `_exp`, a polynomial, because the C library's `exp` takes one number at a time. The
+distillation loss has twice the work and goes two ways further: `_narrow` turns the block, so that every loop runs along the
+memory, and `_wide` takes maxima and sums by halves.
 
 Given up for simplicity: float64 runs on the reference. It is for checking gradients, not for speed.
 """
