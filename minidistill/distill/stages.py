@@ -30,10 +30,10 @@ def chain(models, data, **settings):
     Parameters
     ----------
     models : list of Module
-        At least two. The first is trained; the others are trained here, in place.
+        At least two. The first has been trained; the others are trained here, in place.
     data : Dataset
     **settings
-        As for ``distill``, the same for each. An optimizer belongs to one model and cannot be among them.
+        As for ``distill``, the same for each; without optimizer, resume and cache, which belong to one training.
 
     Returns
     -------
