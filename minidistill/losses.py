@@ -98,7 +98,7 @@ def binary_cross_entropy(logits, target):
         output of a sigmoid.
     """
     logits = as_tensor(logits)
-    _check_not_squashed("binary_cross_entropy", logits, "sigmoid")
+    check_not_squashed("binary_cross_entropy", logits, "sigmoid")
     target = _check_same_shape("binary_cross_entropy", logits, target)
     if not (target.min() >= 0 and target.max() <= 1):
         raise ValueError(
@@ -203,7 +203,7 @@ def check_logits(loss, logits):
             f"{loss} got logits of shape {logits.shape}.\nSoftmax over a single class is always 1: there is nothing to learn."
             "\nFor yes or no with one logit, use losses.binary_cross_entropy(logits, y.reshape(-1, 1))."
         )
-    _check_not_squashed(loss, logits, "softmax")
+    check_not_squashed(loss, logits, "softmax")
     return logits
 
 
@@ -216,7 +216,7 @@ def check_target(loss, logits, target):
     return _check_rows(loss, logits, target)
 
 
-def _check_not_squashed(loss, logits, activation):
+def check_not_squashed(loss, logits, activation):
     """Refuse a softmax of a softmax: it trains, slowly and to a wrong end, and nothing else would tell."""
     if logits._node is not None and logits._node.op in (activation, f"dense {activation}"):
         raise ValueError(

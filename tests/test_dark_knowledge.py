@@ -34,13 +34,15 @@ def test_fidelity_counts_agreement_apart_from_accuracy():
 
 
 def test_fidelity_of_a_copy_is_perfect_and_says_where_there_is_nothing_to_count():
-    model = Table(np.eye(3))
+    model = Table(4 * np.eye(3))
     found = distill.fidelity(model, model.copy(), Dataset(np.arange(3.0)[:, None], np.arange(3)))
     assert found["agreement"] == 1.0 and found["kl"] == 0.0 and np.isnan(found["agreement_when_wrong"])
     with pytest.raises(ValueError, match="class ids"):
         distill.fidelity(model, model, Dataset(np.arange(3.0)[:, None], None))
+    with pytest.raises(ValueError, match="probabilities as"):
+        distill.fidelity(model, Table(np.full((3, 3), 1 / 3)), Dataset(np.arange(3.0)[:, None], np.arange(3)))
     with pytest.raises(ValueError, match="two models of the same classes"):
-        distill.fidelity(model, Table(np.eye(4)[:3]), Dataset(np.arange(3.0)[:, None], np.arange(3)))
+        distill.fidelity(model, Table(4 * np.eye(4)[:3]), Dataset(np.arange(3.0)[:, None], np.arange(3)))
 
 
 def test_calibration_error_of_samples_whose_numbers_are_known():
@@ -67,6 +69,11 @@ def test_a_model_that_says_what_it_knows_is_calibrated():
 
 def test_a_certain_answer_falls_into_the_last_bin_and_bins_are_counted():
     assert expected_calibration_error(np.array([[1000.0, -1000.0]]), np.array([0])) == 0.0
+    for logits, labels in ((np.eye(2), None), (np.eye(2), np.eye(2, dtype=int)), (np.eye(2)[0], np.arange(2))):
+        with pytest.raises(ValueError, match="a class id for each row"):
+            expected_calibration_error(logits, labels)
+    with pytest.raises(ValueError, match="not probabilities"):
+        md.plot.reliability_diagram({"p": np.full((4, 2), 0.5)}, Dataset(np.zeros((4, 1)), np.zeros(4, int)))
     with pytest.raises(ValueError, match="bins = 0"):
         expected_calibration_error(np.eye(2), np.arange(2), bins=0)
 
@@ -89,6 +96,9 @@ def test_temperature_by_width_is_a_table_of_accuracies(tmp_path):
     assert texts[0] == f"{100 * found[:, 0, 0].mean():.1f} ± {100 * found[:, 0, 0].std(ddof=1):.1f}" and len(texts) == 4
     assert (tmp_path / "heat.png").stat().st_size > 5000
     assert md.plot.heat_map(found[0], (1, 4), (2, 16)).axes[0].texts[0].get_text() == f"{100 * found[0, 0, 0]:.1f}"
+    for wrong in ({"rng": 0}, {"seeds": 0}):
+        with pytest.raises(ValueError, match="Leave them out"):
+            distill.temperature_by_width(teacher, make, data, data, (1,), (2,), **wrong)
     with pytest.raises(ValueError, match="Every cell has a temperature"):
         distill.temperature_by_width(teacher, make, data, data, (1,), (2,), objective=distill.LogitMatching())
     with pytest.raises(ValueError, match=r"\(2, 2, 2\) for 3 rows and 2 columns"):

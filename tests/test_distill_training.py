@@ -117,6 +117,14 @@ def test_a_map_is_trained_with_the_options_of_the_students_optimizer(teacher, di
     assert moved[0] == 0.0 < moved[1] < moved[2]
 
 
+def test_the_empty_path_is_the_models_output(teacher, digits):
+    students = [make(16), make(16)]
+    run(teacher, students[0], digits, objective=distill.Hint("", ""))
+    run(teacher, students[1], digits, objective=distill.Hint(None, None))
+    for one, other in zip(students[0].parameters(), students[1].parameters()):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-4, atol=1e-5)
+
+
 def test_an_unknown_path_and_a_layer_that_does_not_run_are_told(teacher, digits):
     with pytest.raises(ValueError, match="for the module '7'"):
         run(teacher, make(16), digits, objective=distill.Hint("7", "0"))

@@ -337,6 +337,7 @@ def test_repr_shows_the_settings():
     (lambda: distill.dist(Z, softmax(T)), "probabilities as the teacher's"),
     (lambda: distill.logit_matching(Z, T[:, :3]), r"teacher logits of shape \(6, 3\)"),
     (lambda: distill.logit_matching(Z, T * np.nan), "They are finite"),
+    (lambda: distill.binary_kd(md.ops.sigmoid(md.Tensor(Z, requires_grad=True)), T), "output of a sigmoid"),
     (lambda: distill.binary_kd(Z, T[:, :1]), r"teacher scores of shape \(6, 1\)"),
     (lambda: distill.binary_kd(Z, np.where(T > 1, np.inf, T)), "are finite"),
     (lambda: distill.virtual_teacher(Z, Y, correct=1.0), "correct = 1.0"),

@@ -33,6 +33,7 @@ def binary_kd(student_logits, teacher_logits, temperature=4.0):
     """
     check_settings(temperature)
     student, teacher = check_scores("binary_kd", student_logits, teacher_logits)
+    losses.check_not_squashed("binary_kd", student, "sigmoid")
     return binary_kl(student / temperature, teacher / temperature) * temperature**2
 
 

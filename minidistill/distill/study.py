@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import ops
 from ..training import evaluate, predict
+from .kd import check_not_probabilities
 from .train import distill
 
 
@@ -40,6 +41,8 @@ def fidelity(teacher, student, data):
             f"fidelity got answers of shape {t.shape} from the teacher and {z.shape} from the student.\nThey are "
             "compared class by class.\nPass two models of the same classes."
         )
+    check_not_probabilities(z)
+    check_not_probabilities(t)
     right, same = t.argmax(axis=1) == labels, t.argmax(axis=1) == z.argmax(axis=1)
     log_p, log_q = (ops.log_softmax(a.astype(np.float64)).numpy() for a in (t, z))
     return {
@@ -79,11 +82,11 @@ def temperature_by_width(teacher, make_student, data, test, temperatures, widths
     ndarray, shape (seeds, len(temperatures), len(widths))
         Accuracies.
     """
-    taken = sorted({"temperature", "objective", "optimizer"} & settings.keys())
-    if taken:
+    taken = sorted({"temperature", "objective", "optimizer", "rng"} & settings.keys())
+    if taken or seeds < 1:
         raise ValueError(
-            f"temperature_by_width got {taken} among its settings.\nEvery cell has a temperature, an optimizer and "
-            "the default objective of its own.\nLeave them out."
+            f"temperature_by_width got {taken} among its settings, and seeds = {seeds}.\nEvery cell has a temperature, an "
+            "optimizer, the default objective and, for each of at least one seed, a generator of its own.\nLeave them out."
         )
     settings = {"progress": False, **settings}
     found = np.empty((seeds, len(temperatures), len(widths)))

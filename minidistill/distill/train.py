@@ -238,4 +238,4 @@ def _ask(model, inputs, paths):
             f"distill found that {type(model).__name__} did not run {absent}.\nA hidden layer is one that the model calls.\n"
             f"Name another one of: {', '.join(repr(path) for path in activations(model, *inputs))}."
         )
-    return found.pop(""), found
+    return found[""], {path: found[path] for path in paths}

@@ -78,6 +78,12 @@ def calibration_bins(logits, labels, bins=15):
     if bins < 1:
         raise ValueError(f"a metric got bins = {bins}.\nThere is at least one.\nWrite bins=15.")
     z = np.asarray(logits, np.float64)
+    if z.ndim != 2 or np.shape(labels) != z.shape[:1] or (z.min() >= 0 and np.abs(z.sum(axis=1) - 1).max() < 1e-4):
+        raise ValueError(
+            f"the calibration error got logits of shape {z.shape} from {z.min():.4g} to {z.max():.4g}, and labels of shape "
+            f"{np.shape(labels)}.\nIt takes logits (N, C), not probabilities, and a class id for each row.\n"
+            "Pass md.predict(model, x) of a model without a softmax, and labelled data."
+        )
     p = np.exp(z - z.max(axis=1, keepdims=True))
     sure = p.max(axis=1) / p.sum(axis=1)
     right = z.argmax(axis=1) == labels
