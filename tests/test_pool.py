@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -88,6 +89,15 @@ def test_watching_ends_with_the_news_or_after_a_while():
     assert time.process_time() - before > 0 and alone < 0.1 and time.perf_counter() - began < 0.05
 
 
+@pytest.fixture
+def interrupts():
+    """Ctrl-C raises, as in a terminal: a job that was started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 @pytest.mark.parametrize("looks", [0, 100_000_000])
 def test_an_interrupt_while_waiting_is_raised_after_the_workers_have_ended(looks, monkeypatch):
     """Ctrl-C must not hand arrays back to the caller that a worker still writes to, nor leave the pool out of step.
