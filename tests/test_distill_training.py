@@ -66,7 +66,10 @@ def test_layers_of_equal_width_need_no_map_but_for_boundaries(teacher, digits):
 
 def test_teacher_and_student_of_other_classes_can_share_hidden_layers(teacher, digits):
     student = make(16, classes=3)
-    run(teacher, student, Dataset(digits.x, None), objective=distill.Hint("0", "0"))
+    before = student.state_dict()
+    history = run(teacher, student, Dataset(digits.x, None), objective=distill.Hint("0", "0"), epochs=5)
+    assert history["loss"][-1] < history["loss"][0]
+    assert not np.array_equal(student.state_dict()["0.weight"], before["0.weight"])
 
 
 def test_hidden_layers_that_do_not_fit_into_memory_are_computed_batch_by_batch(teacher, digits, monkeypatch):
@@ -91,7 +94,7 @@ def test_hidden_layers_that_do_not_fit_into_memory_are_computed_batch_by_batch(t
     assert (
         once == 16 + 300 + 1 + 300 and often == 16 + 300 + 1 + 3 * 300
     )  # a look, the logits, a sample, the hidden layer
-    np.testing.assert_allclose(kept, fresh, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(kept, fresh, rtol=1e-5, atol=1e-5)
 
 
 def test_outputs_can_be_a_hint_too(teacher, digits):
@@ -122,7 +125,7 @@ def test_the_empty_path_is_the_models_output(teacher, digits):
     run(teacher, students[0], digits, objective=distill.Hint("", ""))
     run(teacher, students[1], digits, objective=distill.Hint(None, None))
     for one, other in zip(students[0].parameters(), students[1].parameters()):
-        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_an_unknown_path_and_a_layer_that_does_not_run_are_told(teacher, digits):
@@ -361,11 +364,11 @@ def test_an_ensemble_averages_probabilities_or_logits(digits):
     logits = np.array([md.predict(m, digits) for m in models], np.float64)
     p = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     mixed = md.predict(distill.Ensemble(models, weights=[1, 2, 1]), digits)
-    np.testing.assert_allclose(np.exp(mixed), np.einsum("m,mnc->nc", [0.25, 0.5, 0.25], p), rtol=1e-4)
+    np.testing.assert_allclose(np.exp(mixed), np.einsum("m,mnc->nc", [0.25, 0.5, 0.25], p), rtol=1e-5)
     plain = md.predict(distill.Ensemble(models, average="logits"), digits)
-    np.testing.assert_allclose(plain, logits.mean(axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(plain, logits.mean(axis=0), rtol=1e-5, atol=1e-6)
     alone = md.predict(distill.Ensemble(models, weights=[0, 1, 0]), digits)
-    np.testing.assert_allclose(np.exp(alone), p[1], rtol=1e-4)
+    np.testing.assert_allclose(np.exp(alone), p[1], rtol=1e-5)
 
 
 def test_an_ensemble_of_scores_averages_scores_and_one_of_probabilities_is_refused(digits):
@@ -374,7 +377,7 @@ def test_an_ensemble_of_scores_averages_scores_and_one_of_probabilities_is_refus
         md.predict(distill.Ensemble(scores), digits)
     weighed = md.predict(distill.Ensemble(scores, weights=[3, 1], average="logits"), digits)
     parts = [md.predict(m, digits) for m in scores]
-    np.testing.assert_allclose(weighed, 0.75 * parts[0] + 0.25 * parts[1], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(weighed, 0.75 * parts[0] + 0.25 * parts[1], rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="probabilities as the teacher's logits"):
         run(distill.Ensemble([Probabilities(), Probabilities()]), make(8), digits)
 
@@ -541,7 +544,7 @@ def test_one_step_of_mutual_learning_is_the_papers(digits, count, temperature):
         dz = (ops.softmax(logits[i]).numpy() - np.eye(10)[few.y]) / 20
         for other in soft[:i] + soft[i + 1 :]:
             dz = dz + 0.5 / (count - 1) * temperature * (soft[i] - other) / 20
-        np.testing.assert_allclose(start[i] - peer.weight.numpy(), few.x.T @ dz, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(start[i] - peer.weight.numpy(), few.x.T @ dz, rtol=1e-4, atol=1e-6)
 
 
 def test_mutual_learning_tells_mistakes_before_training(digits):

@@ -260,3 +260,8 @@ def test_mistakes_are_told_and_change_nothing(digits, call, text):
 def test_a_model_must_be_a_module(digits):
     with pytest.raises(TypeError, match="function as the teacher"):
         distill.distill(lambda x: x, networks()[1], digits)
+
+
+def test_a_schedule_belongs_to_an_objective_and_not_to_the_pure_loss():
+    with pytest.raises(TypeError, match="an objective also takes a function of the step count"):
+        distill.kd_loss(logits(0), logits(1), temperature=lambda step: 4.0, alpha=1.0)

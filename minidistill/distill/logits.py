@@ -10,8 +10,9 @@ import numpy as np
 
 from .. import losses, ops
 from ..losses import check_logits
-from .kd import centred, check_settings, check_teacher
+from .kd import centred, check_teacher
 from .objective import Objective
+from .settings import check_settings
 
 
 def logit_matching(student_logits, teacher_logits):

@@ -14,10 +14,11 @@ from .. import ops
 from ..datasets import Dataset
 from ..nn import mode
 from ..tensor import no_grad
-from .kd import check_settings, trusted_kd_loss
+from .kd import trusted_kd_loss
 from .logits import binary_kl
 from .objective import Objective
-from .scores import check_scores
+from .scores import Tempered, check_scores
+from .settings import check_settings
 
 
 def pairwise_kd(student_scores, teacher_scores, temperature=1.0):
@@ -44,17 +45,10 @@ def pairwise_kd(student_scores, teacher_scores, temperature=1.0):
     return binary_kl(gaps, (teacher[:, first] - teacher[:, second]) / temperature) * temperature**2
 
 
-class Pairwise(Objective):
+class Pairwise(Tempered):
     """weight * `pairwise_kd`."""
 
-    answers = "scores"
-
-    def __init__(self, temperature=1.0, weight=1.0):
-        super().__init__(weight)
-        self.set(temperature=temperature)
-
-    def loss(self, exchange):
-        return pairwise_kd(exchange.student, exchange.teacher, self.at("temperature", exchange))
+    function = pairwise_kd
 
 
 def listwise_kd(student_scores, teacher_scores, temperature=1.0):
@@ -80,17 +74,10 @@ def listwise_kd(student_scores, teacher_scores, temperature=1.0):
     return trusted_kd_loss(student, teacher, None, temperature, 1.0)
 
 
-class Listwise(Objective):
+class Listwise(Tempered):
     """weight * `listwise_kd`."""
 
-    answers = "scores"
-
-    def __init__(self, temperature=1.0, weight=1.0):
-        super().__init__(weight)
-        self.set(temperature=temperature)
-
-    def loss(self, exchange):
-        return listwise_kd(exchange.student, exchange.teacher, self.at("temperature", exchange))
+    function = listwise_kd
 
 
 def ranking_distillation(student_scores, teacher_scores, top_k=10, decay=10.0, sharpness=0.0):

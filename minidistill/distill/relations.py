@@ -66,10 +66,8 @@ def relational_distance(student_hidden, teacher_hidden):
     Tensor, shape ()
     """
     student, teacher = _pair("relational_distance", student_hidden, teacher_hidden)
-    n = len(student)
-    return losses.huber(_distances(student), _distances(teacher)) * (
-        n / (n - 1)
-    )  # its mean counts the diagonal's zeros
+    counted = len(student) / (len(student) - 1)  # the mean of the whole table is also over the diagonal, which is 0
+    return losses.huber(_distances(student), _distances(teacher)) * counted
 
 
 def relational_angle(student_hidden, teacher_hidden):

@@ -8,10 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 from .. import losses
+from ..kernels import all_finite
 from ..tensor import as_tensor
-from .kd import check_settings
 from .logits import binary_kl
 from .objective import Objective
+from .settings import check_settings
 
 
 def binary_kd(student_logits, teacher_logits, temperature=4.0):
@@ -37,17 +38,27 @@ def binary_kd(student_logits, teacher_logits, temperature=4.0):
     return binary_kl(student / temperature, teacher / temperature) * temperature**2
 
 
-class BinarySoftTargets(Objective):
-    """weight * `binary_kd`; stands beside ``HardLabels(loss=losses.binary_cross_entropy)``."""
+class Tempered(Objective):
+    """weight * ``function(student, teacher, temperature)``, a pure function of scores that a subclass names."""
 
     answers = "scores"
+    function = None
 
-    def __init__(self, temperature=4.0, weight=1.0):
+    def __init__(self, temperature=1.0, weight=1.0):
         super().__init__(weight)
         self.set(temperature=temperature)
 
     def loss(self, exchange):
-        return binary_kd(exchange.student, exchange.teacher, self.at("temperature", exchange))
+        return type(self).function(exchange.student, exchange.teacher, self.at("temperature", exchange))
+
+
+class BinarySoftTargets(Tempered):
+    """weight * `binary_kd`; stands beside ``HardLabels(loss=losses.binary_cross_entropy)``."""
+
+    function = binary_kd
+
+    def __init__(self, temperature=4.0, weight=1.0):
+        super().__init__(temperature, weight)
 
 
 class ScoreMatching(Objective):
@@ -63,7 +74,7 @@ def check_scores(who, student, teacher):
     """(Tensor, array of its shape and dtype), or an error that says why not."""
     student = as_tensor(student)
     teacher = np.asarray(teacher, student.dtype)
-    if teacher.shape != student.shape or student.size == 0 or not np.isfinite(teacher).all():
+    if teacher.shape != student.shape or student.size == 0 or not all_finite(teacher):
         raise ValueError(
             f"{who} got student scores of shape {student.shape} and teacher scores of shape {teacher.shape}, of which "
             f"{np.count_nonzero(np.isfinite(teacher))} are finite.\nBoth answer the same questions with finite numbers.\n"

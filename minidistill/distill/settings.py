@@ -38,15 +38,15 @@ def check_number(owner, name, value):
     fine, rule, example = _RULES.get(name, _WEIGHT)
     if not isinstance(value, Real):
         raise TypeError(
-            f"{owner} got {name} = {value!r}.\nIt is a number, or a function of the step count that returns one.\n"
+            f"{owner} got {name} = {value!r}.\n"
+            "It is a number; an objective also takes a function of the step count that returns one.\n"
             f"Write {name}={example}."
         )
     if not fine(value):
         raise ValueError(f"{owner} got {name} = {value}.\n{rule}.\nA usual value: {name}={example}.")
 
 
-def check_settings(temperature=1.0, alpha=1.0, owner="distillation"):
-    """`check_number` of the two that nearly every loss has. Schedules are looked at when they give a number."""
-    for name, value in (("temperature", temperature), ("alpha", alpha)):
-        if not callable(value):
-            check_number(owner, name, value)
+def check_settings(temperature=1.0, alpha=1.0):
+    """`check_number` of the two that nearly every loss has."""
+    check_number("distillation", "temperature", temperature)
+    check_number("distillation", "alpha", alpha)

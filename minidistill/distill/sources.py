@@ -13,7 +13,8 @@ from ..datasets import Dataset
 from ..losses import check_logits
 from ..nn import Module
 from ..training import predict
-from .kd import check_not_probabilities, check_settings, check_teacher
+from .kd import check_not_probabilities, check_teacher
+from .settings import check_settings
 
 
 class Ensemble(Module):
@@ -58,9 +59,8 @@ class Ensemble(Module):
             )
         if self.average == "probabilities" and (outputs[0].ndim != 2 or outputs[0].shape[1] < 2):
             raise ValueError(
-                f"Ensemble got answers of shape {outputs[0].shape}.\nThe mean of probabilities is one of softmaxes "
-                "over two or more "
-                'classes: (N, C).\nWrite average="logits" for scores, and for yes or no.'
+                f"Ensemble got answers of shape {outputs[0].shape}.\nThe mean of probabilities is one of softmaxes over "
+                'two or more classes: (N, C).\nWrite average="logits" for scores, and for yes or no.'
             )
         for output in outputs:
             if output.ndim == 2 and output.size:

@@ -10,8 +10,9 @@ import numpy as np
 
 from .. import losses, ops
 from ..losses import check_logits
-from .kd import check_settings, trusted_kd_loss
+from .kd import trusted_kd_loss
 from .objective import Objective
+from .settings import check_settings
 
 
 class LabelSmoothing(Objective):

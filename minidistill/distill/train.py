@@ -79,8 +79,6 @@ def distill(
     meeting = _Meeting(teacher, student, data, terms, augment, cache, own_rng)
     optimizer = optimizer or Adam(student.parameters(), lr=3e-3)
     companion = _Companion(terms, optimizer)
-    if held_out is not None and held_out.y is None:
-        held_out = meeting.judged(held_out)
 
     def batch_loss(batch):
         exchange = meeting.exchange(batch, companion.step)
@@ -89,15 +87,16 @@ def distill(
             total = total + term(exchange)
         return total
 
-    judge = meeting.validation_loss(held_out, terms)
-
-    def validate():
-        return evaluate(student, held_out, judge, metrics)
-
+    validate = None
     if held_out is not None:
-        evaluate(student, held_out[: min(8, len(held_out))], judge, [])  # what does not fit is told before training
+        held_out, judge = meeting.judge(held_out, terms)
+        evaluate(student, held_out[:8], judge, [])  # what does not fit is told before training
+
+        def validate():
+            return evaluate(student, held_out, judge, metrics)
+
     return run(
-        student, data, batch_loss, optimizer=optimizer, validate=validate if held_out else None, epochs=epochs,
+        student, data, batch_loss, optimizer=optimizer, validate=validate, epochs=epochs,
         batch_size=batch_size, augment=augment, callbacks=[companion, *callbacks], resume=resume, progress=progress, rng=rng,
     )  # fmt: skip
 
@@ -112,7 +111,6 @@ class _Meeting:
         self.wants = next((kind for kind in ("logits", "scores", "any") if kind in wants), None)
         self.student_paths = _paths(terms, "student_paths")
         self.teacher_paths = _paths(terms, "teacher_paths")
-        self.judged_by_teacher = False
         one = data[:1]
         like = predict(student, one)
         self.shape, self.dtype, self.answers, self.hidden = like.shape[1:], like.dtype, None, {}
@@ -158,25 +156,23 @@ class _Meeting:
         """The teacher's outputs for every sample."""
         return predict(self.teacher, data) if self.cache is None else self.cache.answers(data)
 
-    def validation_loss(self, held_out, terms):
-        """By what validation judges: the loss of the objective with labels; cross-entropy of logits; or None, the default."""
-        if held_out is None:
-            return None
-        said = [term.validation_loss for term in terms if getattr(term, "validation_loss", None)]
-        if said and not self.judged_by_teacher:
-            return said[0]
-        return losses.cross_entropy if self.wants == "logits" else None
+    def judge(self, held_out, terms):
+        """(validation data with targets, the loss that judges by them; None for the usual one).
 
-    def judged(self, data):
-        """Data without labels, with the teacher's decisions as labels, or its scores."""
-        self.judged_by_teacher = True
-        if not self.wants or (self.teacher is None and self.cache is None):
+        Labels are judged by the loss of the first objective that has one. Where there are none, the teacher's decisions take
+        their place, or its scores.
+        """
+        usual = losses.cross_entropy if self.wants == "logits" else None
+        if held_out.y is not None:
+            said = (getattr(term, "validation_loss", None) for term in terms)
+            return held_out, next(filter(None, said), usual)
+        if not self.wants:
             raise ValueError(
                 "distill got validation data without labels, and no objective that asks for the teacher's outputs.\n"
                 "The student is judged by labels, or by these.\nPass labelled validation data, or none."
             )
-        answers = self.all_answers(data)
-        return Dataset(data.x, answers.argmax(axis=1) if self.wants == "logits" else answers, dtype=None)
+        answers = self.all_answers(held_out)
+        return Dataset(held_out.x, answers.argmax(axis=1) if self.wants == "logits" else answers, dtype=None), usual
 
 
 class _Companion:

@@ -144,10 +144,11 @@ def _narrow(z, teacher, ids, temperature, weights, dz, losses, lo, hi):
     real = z.dtype.type
     soft, hard = weights
     rate, soft_rate, hard_rate = real(1 / temperature), real(soft / temperature / n), real(hard / n)
-    for begin in range(lo, hi, max(1, _BLOCK // classes)):
-        count = min(hi - begin, max(1, _BLOCK // classes))
+    block = _BLOCK // classes
+    for begin in range(lo, hi, block):
+        count = min(hi - begin, block)
         h, q = _turned(z, begin, count), _turned(teacher, begin, count)
-        p, gap, log_ratio = np.empty_like(h), np.zeros(count), np.zeros(count)
+        p, gap = np.empty_like(h), np.zeros(count)
         for j in range(classes):
             for i in range(count):
                 p[j, i] = h[j, i] * rate
@@ -160,8 +161,7 @@ def _narrow(z, teacher, ids, temperature, weights, dz, losses, lo, hi):
             for i in range(count):
                 gap[i] += q[j, i] * rest[j, i]
         for i in range(count):
-            log_ratio[i] = math.log(total[i]) - math.log(teacher_total[i])
-            losses[begin + i] = soft * (gap[i] / teacher_total[i] + log_ratio[i])
+            losses[begin + i] = soft * (gap[i] / teacher_total[i] + math.log(total[i]) - math.log(teacher_total[i]))
         _divide(p, total)
         _divide(q, teacher_total)
         for i in range(count):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..nn import Module
+from ..training import predict
 from ..training.metrics import calibration_bins
 from .style import BLUE, COLOURS, GREY, ORANGE, RED, finish, new_figure, wrapped
 
@@ -81,9 +83,6 @@ def reliability_diagram(models, data, bins=15, path=None):
         Of equal width in confidence.
     path : path, optional
     """
-    from ..nn import Module
-    from ..training import predict
-
     figure, axes = new_figure(len(models), width=4.6 * len(models), height=4.8, sharey=True)
     for axis, (name, model) in zip(axes, models.items()):
         logits = predict(model, data) if isinstance(model, Module) else np.asarray(model)

@@ -31,6 +31,7 @@ def new_figure(panels, width, height=4.2, **options):
 
 
 def finish(figure, path):
+    """The figure itself, written to ``path`` as a PNG if one is given."""
     if path is not None:
         figure.savefig(path, dpi=150, facecolor="white")
     return figure
@@ -75,6 +76,7 @@ def plain_log_ticks(axis):
 
 
 def wrapped(text, width=46):
+    """The text in lines of at most ``width`` letters, broken between words."""
     import textwrap
 
     return "\n".join(textwrap.wrap(text, width))
