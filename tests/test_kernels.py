@@ -257,64 +257,6 @@ def test_quantize_writes_where_it_is_told():
             kernels.quantize(x, np.float32(0.02), 100, 0, 255, np.empty((400, 300), np.uint8).T)
 
 
-# ---- csr_matmul ----------------------------------------------------------------------------------
-
-
-def to_csr(weight, index_dtype):
-    """The nonzeros of W (K, N), output by output."""
-    outputs, inputs = np.nonzero(weight.T)
-    row_starts = np.searchsorted(outputs, np.arange(weight.shape[1] + 1))
-    return weight.T[outputs, inputs], inputs.astype(index_dtype), row_starts
-
-
-@seeded
-@given(
-    m=st.integers(0, 9),
-    k=st.integers(1, 30),
-    n=st.integers(0, 20),
-    density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
-    index_dtype=st.sampled_from([np.uint16, np.int32, np.uint32]),
-    dtype=st.sampled_from(DTYPES),
-    seed=st.integers(0, 999),
-)
-def test_csr_matmul_is_the_dense_product(m, k, n, density, index_dtype, dtype, seed):
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(m, k)).astype(dtype)
-    weight = (rng.normal(size=(k, n)) * (rng.random((k, n)) < density)).astype(dtype)
-    weight[:, : n // 4] = 0  # outputs without a single weight
-    parts = to_csr(weight, index_dtype)
-    actual = unchanged(kernels.csr_matmul, x, *parts)
-    assert actual.dtype == dtype
-    assert actual.shape == (m, n)
-    bound = 2 * np.finfo(dtype).eps * k * (abs(x) @ abs(weight))  # of a sum's rounding: Higham 2002, section 3.1
-    assert (abs(actual - x.astype(np.float64) @ weight) <= bound).all()
-    assert (abs(actual - reference.csr_matmul(x, *parts)) <= bound).all()
-
-
-@jit_only  # the reference goes through BLAS, which makes no such promise
-@every_dtype
-def test_csr_matmul_gives_a_sample_the_same_result_in_every_batch(dtype):
-    rng = np.random.default_rng(10)
-    x = rng.normal(size=(16, 50)).astype(dtype)
-    parts = to_csr(rng.normal(size=(50, 8)) * (rng.random((50, 8)) < 0.4), np.uint16)
-    whole = kernels.csr_matmul(x, *parts)
-    for i in range(16):
-        assert_same(kernels.csr_matmul(x[i : i + 1], *parts)[0], whole[i])
-
-
-def test_csr_matmul_reads_every_layout():
-    rng = np.random.default_rng(11)
-    x, weight = rng.normal(size=(5, 6)), rng.normal(size=(6, 4)) * (rng.random((6, 4)) < 0.5)
-    parts = to_csr(weight, np.uint16)
-    for variants in zip(layouts(x), *(layouts(part) for part in parts), strict=True):
-        np.testing.assert_allclose(
-            unchanged(kernels.csr_matmul, *(array for _, array in variants)),
-            x @ weight,
-            rtol=1e-13,
-            atol=1e-14,
-        )
-
-
 # ---- images ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
 def test_shifted_images(dtype):

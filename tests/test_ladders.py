@@ -8,7 +8,7 @@ from kernel_checks import jit_only
 
 from minidistill.kernels.cpu import kinds
 from perf.harness import threads
-from perf.ladders import adam, distillation, int8, matmul, scatter_add
+from perf.ladders import adam, distillation, int8, matmul, scatter_add, sparse
 from perf.ladders.ladder import check
 
 
@@ -71,3 +71,9 @@ def test_the_vector_exponential_is_right_to_a_unit_in_the_last_place():
     special = np.array([0, -80.1, -1e30, -np.inf, np.nan], np.float32)
     _exp(special)
     np.testing.assert_array_equal(special, [1, 0, 0, 0, np.nan])
+
+
+@jit_only  # an intrinsic is a part of compiled code
+@pytest.mark.parametrize("shape", [(1, 1, 1), (13, 66, 33), (40, 100, 16)])
+def test_sparse_products(shape):
+    check(sparse.RUNGS, sparse.inputs(*shape, 0.7), rtol=1e-4, atol=1e-4)

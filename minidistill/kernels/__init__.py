@@ -5,7 +5,8 @@ engine. `_jit.py` says how kernels are compiled, and `pool.py` how threads share
 fast twins: `blas.py` (BLAS on our threads), `dense.py` (bias, relu), `softmax.py` (cross-entropy, distillation),
 `optimizer.py` (SGD, Adam), `embedding.py` (repeated ids), `elementwise.py` (erf), `images.py` (augmentation),
 `affine.py` (rounding to 8 bits), `int8.py` (integer
-products, with `cpu.py`, `packing.py` and `intrinsics.py` below it), `sparse.py` (CSR).
+products, with `cpu.py`, `packing.py` and `intrinsics.py` below it), `sparse.py` (products with what
+pruning has left, with `sparse_formats.py` and `sparse_intrinsics.py` below it).
 
 This is the one place that picks an implementation. Importing it compiles nothing.
 """
@@ -33,7 +34,7 @@ if JIT_ENABLED:
     from minidistill.kernels.int8 import int8_dense, int8_matmul, int8_sums
     from minidistill.kernels.optimizer import adam_step, adam_steps, sgd_step, sgd_steps, together
     from minidistill.kernels.softmax import cross_entropy, distillation
-    from minidistill.kernels.sparse import csr_matmul
+    from minidistill.kernels.sparse import sparse_dense
 else:
     from minidistill.kernels.reference import (
         adam_step,
@@ -41,7 +42,6 @@ else:
         add_bias,
         all_finite,
         cross_entropy,
-        csr_matmul,
         dense_backward,
         dequantize,
         dequantize_sums,
@@ -60,6 +60,7 @@ else:
         sgd_step,
         sgd_steps,
         shift_images,
+        sparse_dense,
         sum_rows,
         together,
         within,
@@ -72,7 +73,7 @@ __all__ = [
     "add_bias",
     "all_finite",
     "cross_entropy",
-    "csr_matmul",
+    "sparse_dense",
     "dense_backward",
     "dequantize",
     "dequantize_sums",

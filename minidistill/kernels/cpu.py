@@ -46,6 +46,12 @@ def kinds() -> tuple[str, ...]:
     return tuple(k for k, needs in _NEEDS.items() if needs <= features and (k != "amx" or _may_use_tiles()))
 
 
+@functools.cache
+def has(feature: str) -> bool:
+    """Whether Numba compiles for a processor with this feature, by LLVM's name for it ("avx512f")."""
+    return JIT_ENABLED and feature in _numba_features()
+
+
 def _numba_features() -> set[str]:
     from numba.core.registry import cpu_target  # here, since asking starts Numba's compiler
 

@@ -1,54 +1,235 @@
-"""Fast twin of the sparse kernel of `reference/`. Read that file and `_jit.py` first."""
+"""Fast twin of the sparse layer of `reference/`. Read that file, ``sparse_formats.py`` and ``sparse_intrinsics.py`` first.
+
+Why is a sparse product slow, where it multiplies so little? A value that is used once needs its position, a load of the
+input from there, and a place for the sum. So the samples are taken 32 at a time and turned, `[K][32]`: then one position
+and one value serve 32 samples, whose inputs lie beside each other and whose sums stay in two registers. Turning, and
+turning the result back, is done in registers (`turn_16`). With one or two samples there is nothing to share, and
+`_few_kernel` fetches the inputs of 16 values at a time.
+
+``perf/ladders/sparse.py`` climbs from three loops to this. Given up for simplicity: float64 multiplies densely, as the
+reference does; and n_m is read as CSR would be, since a general n of m has no instruction.
+"""
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
+from minidistill.kernels import reference
 from minidistill.kernels._jit import kernel, kernel_input
+from minidistill.kernels.cpu import has
+from minidistill.kernels.pool import split
+from minidistill.kernels.sparse_formats import group_starts, place_bits
+from minidistill.kernels.sparse_intrinsics import (
+    LANES,
+    add_up_16,
+    bitmap_columns,
+    bitmap_dot,
+    finish_16,
+    gathered_dot,
+    group_columns,
+    tile_product,
+    turn_16,
+)
 
-_INT64 = np.dtype(np.int64)
-_FEW_ROWS = 4  # below this, transposing x costs more than it saves (measured near 80% zeros)
+_TILE = 2 * LANES  # samples
+_FEW_ROWS = 3  # from here on turning pays (measured from 80 to 95% zeros)
+_PACKED = 2**20  # bytes of turned samples that are worked on together: half of a usual second-level cache
+_WORTH_SPLITTING = 100_000  # cycles of one thread, some 30 microseconds
+_FLOAT32, _NO_STARTS, _INF = np.dtype(np.float32), np.zeros(0, np.uint32), float("inf")
+_new = np.empty  # of a result; a test hands out memory with a fence behind it
 
 
-def csr_matmul(x: np.ndarray, values: np.ndarray, columns: np.ndarray, row_starts: np.ndarray) -> np.ndarray:
-    """As `reference.csr_matmul`, without gathering a copy of x for each output.
+def sparse_dense(x: np.ndarray, weight, bias: np.ndarray | None = None, relu: bool = False) -> np.ndarray:
+    """As `reference.sparse_dense`, from the stored values alone."""
+    inputs, outputs = weight.shape
+    if x.dtype != _FLOAT32:
+        return reference.sparse_dense(x, weight, bias, relu)
+    if x.ndim != 2 or x.shape[1] != inputs:  # inside, arrays are addresses
+        raise ValueError(
+            f"a sparse product got x of shape {x.shape}, a weight of shape {weight.shape}.\nx is (M, K), the weight (K, N)."
+            "\nReshape it first: x.reshape(-1, K)."
+        )
+    x, rows, stored = x if x.flags.carray else kernel_input(x), len(x), len(weight.values)
+    out = _new((rows, outputs), np.float32)
+    format, starts, scales = weight.prepared or _prepare(weight)
+    bias = np.zeros(outputs, np.float32) if bias is None else bias
+    arguments = x, weight.values, weight.index, weight.row_starts, starts, scales, bias, 0.0 if relu else -_INF, out
+    if rows < _FEW_ROWS:
+        work = rows * (inputs * outputs * 3 // LANES if format == "bitmap" else stored)
+        _share(_few_kernel(format, has("avx512f")), arguments, work, -(-outputs // LANES))
+    elif rows >= 2 * _TILE:
+        _share(_some_rows, (_tile_kernel(format), arguments, outputs), rows * stored // 12, rows)
+    else:
+        _share(
+            _some_outputs, (_tile_kernel(format), arguments, rows, outputs), rows * stored // 12, -(-outputs // LANES)
+        )
+    return out
 
-    With few rows of x, each output is a dot product that picks its inputs one by one. With many, x is
-    transposed first: a weight then multiplies a whole contiguous row, all samples of one input, which vector
-    instructions do. Both add in the order of `columns`, so a sample's result does not depend on its batch.
 
-    Simple loops, not yet fast: against dense BLAS they win only where very few weights are left.
+def _prepare(weight):
+    """What the kernels need besides the stored arrays, kept with the matrix: their name, first inputs of groups, scales."""
+    format, starts = weight.format, _NO_STARTS
+    if format == "n_m":
+        format, starts = place_bits(weight.m), group_starts(weight.shape[0], weight.n, weight.m)
+    scales = np.ones(weight.shape[1], np.float32) if weight.scales is None else weight.scales
+    weight.prepared = format, starts, scales
+    return weight.prepared
+
+
+def _share(function, arguments, work, parts):
+    if work < _WORTH_SPLITTING:
+        function(*arguments, 0, parts)
+    else:
+        split(function, arguments, parts)
+
+
+def _some_rows(tiles, arguments, outputs, lo, hi):
+    tiles(*arguments, lo, hi, 0, outputs)
+
+
+def _some_outputs(tiles, arguments, rows, outputs, lo, hi):
+    tiles(*arguments, 0, rows, lo * LANES, min(hi * LANES, outputs))
+
+
+@functools.cache
+def _tile_kernel(format):
+    """The kernel for many samples and one format ("csr", "bitmap", or the bits of a place).
+
+    It works on the rows [lo, hi) and the outputs [first, last). Where positions have to be decoded, a few tiles of samples
+    are turned at once, so that it is done once for all of them; one at a time would stay in the cache better. Sixteen
+    outputs are collected before they are turned back: that is a square of `finish_16`, and a cache line of the result.
     """
-    x = kernel_input(x)
-    values = kernel_input(values, x.dtype)
-    columns = kernel_input(columns)
-    row_starts = kernel_input(row_starts, _INT64)
-    samples, outputs = x.shape[0], len(row_starts) - 1
-    if samples < _FEW_ROWS:
-        out = np.empty((samples, outputs), dtype=x.dtype)
-        _dot_rows(x, values, columns, row_starts, out, 0, samples)
-        return out
-    transposed = np.zeros((outputs, samples), dtype=x.dtype)
-    _scaled_sum_rows(np.ascontiguousarray(x.T), values, columns, row_starts, transposed, 0, outputs)
-    return np.ascontiguousarray(transposed.T)
+    decoded, bitmap = format != "csr", format == "bitmap"
+    bits = format if isinstance(format, int) else 0
+    tile_bytes = 4 * _TILE * LANES
+
+    @kernel
+    def tiles(x, values, index, row_starts, starts, scales, bias, low, out, lo, hi, first, last):
+        inputs, low = x.shape[1], np.float32(low)
+        together = (min(max(_PACKED // (4 * _TILE * inputs), 1), 8) if decoded else 1) * _TILE  # samples
+        packed = np.empty(min(together, -(-(hi - lo) // _TILE) * _TILE) * inputs + 16, np.float32)
+        sums = np.empty(together * LANES + 16, np.float32)
+        packed_at, sums_at = _line(packed), _line(sums)
+        columns = np.empty(inputs if decoded else 0, np.uint32)
+        for i in range(lo, hi, together):
+            rows = min(together, hi - i)
+            for t in range(0, rows, _TILE):
+                _turn(x, i + t, min(_TILE, rows - t), packed, packed_at + 4 * t * inputs)
+            for block in range(first, last, LANES):
+                count = min(LANES, last - block)
+                for c in range(count):
+                    begin, end = np.int64(row_starts[block + c]), np.int64(row_starts[block + c + 1])
+                    at = values.ctypes.data + begin * values.itemsize
+                    if decoded:
+                        row_at = index.ctypes.data + (block + c) * index.strides[0]
+                        if bitmap:
+                            bitmap_columns(row_at, index.shape[1], columns.ctypes.data)
+                        else:
+                            _group_columns(bits, row_at, index, block + c, starts, columns)
+                        kind, here = columns, columns.ctypes.data
+                    else:
+                        kind, here = index, index.ctypes.data + begin * index.itemsize
+                    for t in range(0, rows, _TILE):
+                        to, x_at = sums_at + t // _TILE * tile_bytes + 4 * c * _TILE, packed_at + 4 * t * inputs
+                        if rows - t > LANES:
+                            tile_product(2, at, values, here, kind, end - begin, x_at, to)
+                        else:
+                            tile_product(1, at, values, here, kind, end - begin, x_at, to)
+                for t in range(0, rows, _TILE):
+                    tile_at = sums_at + t // _TILE * tile_bytes
+                    _turn_back(sums, tile_at, i + t, min(_TILE, rows - t), block, count, scales, bias, low, out)
+
+    return tiles
 
 
 @kernel
-def _dot_rows(x, values, columns, row_starts, out, lo, hi):
-    for m in range(lo, hi):
-        for n in range(out.shape[1]):
-            total = x.dtype.type(0)
-            for j in range(row_starts[n], row_starts[n + 1]):
-                total += values[j] * x[m, columns[j]]
-            out[m, n] = total
+def _line(buffer):
+    """The first address in the buffer where a cache line begins."""
+    return (buffer.ctypes.data + 63) // 64 * 64
 
 
 @kernel
-def _scaled_sum_rows(x, values, columns, row_starts, out, lo, hi):
-    """x is (K, M) and out is (N, M) here."""
-    for n in range(lo, hi):
-        for j in range(row_starts[n], row_starts[n + 1]):
-            weight = values[j]
-            k = columns[j]
-            for m in range(x.shape[1]):
-                out[n, m] += weight * x[k, m]
+def _turn(x, i, count, packed, packed_at):
+    """Rows [i, i + count) of x as [K][32], or [K][16] if there are no more; samples that are missing are 0."""
+    inputs, width = x.shape[1], _TILE if count > LANES else LANES
+    start = (packed_at - packed.ctypes.data) // 4
+    for r in range(0, width, LANES):
+        whole = inputs // LANES * LANES if r + LANES <= count else 0
+        x_at = x.ctypes.data + 4 * (i + r) * inputs
+        for k in range(0, whole, LANES):
+            turn_16(x_at + 4 * k, 4 * inputs, packed_at + 4 * (k * width + r), 4 * width)
+        for k in range(whole, inputs):
+            for s in range(r, r + LANES):
+                packed[start + k * width + s] = x[i + s, k] if s < count else np.float32(0)
+
+
+@kernel
+def _turn_back(sums, sums_at, i, count, block, outputs, scales, bias, low, out):
+    """A tile of [16 outputs][32 samples] (each a row of 32 or 16 numbers) to rows of the result."""
+    start = (sums_at - sums.ctypes.data) // 4
+    for r in range(0, count, LANES):
+        if outputs == LANES and r + LANES <= count:
+            scale_at, bias_at = scales.ctypes.data + 4 * block, bias.ctypes.data + 4 * block
+            out_at = out.ctypes.data + 4 * ((i + r) * out.shape[1] + block)
+            finish_16(sums_at + 4 * r, 4 * _TILE, scale_at, bias_at, low, out_at, 4 * out.shape[1])
+        else:
+            for s in range(r, min(r + LANES, count)):
+                for c in range(outputs):
+                    value = sums[start + c * _TILE + s] * scales[block + c] + bias[block + c]
+                    out[i + s, block + c] = low if value < low else value
+
+
+@kernel
+def _group_columns(bits, row_at, index, n, starts, columns):
+    """The inputs of one output's values in an n of m pattern: those that are left over from 16 at a time one by one."""
+    whole = len(starts) // LANES * LANES
+    group_columns(bits, row_at, starts.ctypes.data, whole, columns.ctypes.data)
+    for j in range(whole, len(starts)):
+        columns[j] = starts[j] + ((index[n, j * bits >> 3] >> (j * bits & 7)) & (2**bits - 1))
+
+
+@functools.cache
+def _few_kernel(format, has_gather):
+    """The kernel for one or two samples and one format; blocks [lo, hi) of 16 outputs, whose parts are added up together."""
+    bitmap, csr = format == "bitmap", format == "csr"
+    bits = format if isinstance(format, int) else 0
+
+    @kernel
+    def few(x, values, index, row_starts, starts, scales, bias, low, out, lo, hi):
+        outputs, low, decoded = out.shape[1], np.float32(low), np.empty(len(starts), np.uint32)
+        sums, decoded_at = np.zeros((x.shape[0], LANES, LANES), np.float32), decoded.ctypes.data
+        for block in range(lo * LANES, min(hi * LANES, outputs), LANES):
+            count = min(LANES, outputs - block)
+            for n in range(block, block + count):
+                begin, end = np.int64(row_starts[n]), np.int64(row_starts[n + 1])
+                at = values.ctypes.data + begin * values.itemsize
+                if not csr:
+                    row_at = index.ctypes.data + n * index.strides[0]
+                    if not bitmap:
+                        _group_columns(bits, row_at, index, n, starts, decoded)
+                for i in range(x.shape[0]):
+                    x_at = x.ctypes.data + 4 * i * x.shape[1]
+                    to = sums.ctypes.data + i * sums.strides[0] + (n - block) * sums.strides[1]
+                    if bitmap:
+                        bitmap_dot(at, values, row_at, index.shape[1], x_at, to)
+                    elif csr:
+                        here = index.ctypes.data + begin * index.itemsize
+                        gathered_dot(has_gather, at, values, here, index, end - begin, x_at, to)
+                    else:
+                        gathered_dot(has_gather, at, values, decoded_at, decoded, end - begin, x_at, to)
+            for i in range(x.shape[0]):
+                if count == LANES:
+                    sums_at, out_at = (
+                        sums.ctypes.data + i * sums.strides[0],
+                        out.ctypes.data + 4 * (i * outputs + block),
+                    )
+                    scale_at, bias_at = scales.ctypes.data + 4 * block, bias.ctypes.data + 4 * block
+                    add_up_16(sums_at, scale_at, bias_at, low, out_at)
+                else:
+                    for c in range(count):
+                        value = sums[i, c].sum() * scales[block + c] + bias[block + c]
+                        out[i, block + c] = low if value < low else value
+
+    return few

@@ -30,4 +30,4 @@ from .images import shift_images
 from .int8 import int8_dense, int8_matmul, int8_sums
 from .optimizer import TOGETHER, adam_step, adam_steps, sgd_step, sgd_steps, smallest, together
 from .softmax import cross_entropy, distillation
-from .sparse import csr_matmul
+from .sparse import sparse_dense
