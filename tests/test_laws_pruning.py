@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import minidistill as md
 from minidistill import datasets, losses, nn, optim, prune, quantize
-from minidistill.prune.masks import lowest
+from minidistill.prune.masks import SCOPES, lowest
 
 
 def network(seed=0, dtype=np.float32):
@@ -20,16 +20,19 @@ def masked(model):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**31), st.floats(0, 1), st.integers(1, 6), st.booleans())
-def test_exactly_the_rounded_share_is_removed_ties_included(seed, sparsity, values, per_layer):
+@given(st.integers(0, 2**31), st.floats(0, 1, exclude_max=True), st.integers(1, 6), st.sampled_from(SCOPES))
+def test_exactly_the_rounded_share_is_removed_ties_included(seed, sparsity, values, scope):
     model = network()
     rng = np.random.default_rng(seed)
     for layer in model.layers:  # few distinct values: mostly ties
         layer.weight.assign(rng.integers(-values, values + 1, layer.weight.shape))
-    prune.magnitude(model, sparsity, per_layer=per_layer)
+    prune.magnitude(model, sparsity, scope=scope)
     counts = [int(m.sum()) for m in masked(model)]
-    if per_layer:
+    if scope == "layer":
         assert counts == [round(sparsity * 320), round(sparsity * 160)]
+    elif scope == "output":
+        inputs = [round(sparsity * 20), round(sparsity * 16)]
+        assert all(np.all(m.sum(axis=0) == count) for m, count in zip(masked(model), inputs))
     else:
         assert sum(counts) == round(sparsity * 480)
     assert all(np.all(layer.weight.data[m] == 0) for layer, m in zip(model.layers, masked(model)))
@@ -127,14 +130,14 @@ def test_threshold_masks_what_is_below_and_adds_to_the_mask():
 def test_biases_are_never_pruned_and_layers_can_be_chosen():
     model = network()
     model.layers[0].bias.assign(np.full(16, 1e-9))
-    prune.magnitude(model, 1.0, layers=["0"])
+    prune.magnitude(model, 0.999, layers=["0"])  # round(319.68) of 320
     assert model.layers[0].bias.data.all() and not model.layers[0].weight.data.any()
     assert model.layers[1].weight.constraints == []
 
 
 def test_the_report_counts():
     model = network()
-    prune.magnitude(model, 0.25, per_layer=True)
+    prune.magnitude(model, 0.25, scope="layer")
     model.layers[1].weight.data[masked(model)[1] == 0] *= np.arange(120) > 0  # one kept weight happens to be 0
     report = prune.sparsity(model)
     assert report.layers == {"0": (320, 80, 80), "1": (160, 41, 40)}
@@ -161,7 +164,7 @@ def test_a_sparse_layer_computes_what_the_masked_one_does(activation, batch):
     np.testing.assert_allclose(md.predict(sparse, x), md.predict(model, x), rtol=1e-5, atol=1e-6)
     kept = round(0.2 * 480)
     assert sum(layer.values.size for layer in sparse.layers) == kept
-    assert sparse.layers[0].columns.dtype == np.uint8
+    assert sparse.layers[0].index.dtype == np.uint8
     assert isinstance(model.layers[0], nn.Dense)  # the original is as it was
 
 
@@ -205,3 +208,30 @@ def test_fine_tuning_a_pruned_model_recovers_accuracy():
     md.fit(model, fitting, epochs=15, progress=False, rng=0)
     assert md.evaluate(model, held_out)["accuracy"] > pruned + 0.05
     assert sum(m.sum() for m in masked(model)) == round(0.85 * (64 * 32 + 320))
+
+
+def test_masks_that_come_go_and_change_places_between_steps_hold_at_once():
+    model = nn.Sequential(nn.Dense(6, 6, rng=0), nn.Dense(6, 6, rng=1))
+    first, second = (layer.weight for layer in model.layers)
+    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    upper, lower = nn.Mask(np.triu(np.ones((6, 6), bool))), nn.Mask(np.tril(np.ones((6, 6), bool)))
+
+    def step():
+        for weight in (first, second):
+            weight.assign(np.ones((6, 6)))  # as if something had filled it
+            weight.grad = np.ones((6, 6), np.float32)
+        optimizer.step()
+        return [np.count_nonzero(weight.data) for weight in (first, second)]
+
+    for masks, left in (
+        (([], []), [36, 36]),
+        (([upper], []), [21, 36]),
+        (([], [upper]), [36, 21]),
+        (([lower], [upper]), [21, 21]),
+        (([upper], [lower]), [21, 21]),
+        (([nn.MaxNorm(1e-3), upper], []), [21, 36]),
+    ):
+        first.constraints[:], second.constraints[:] = masks
+        assert step() == left
+    upper.kept[:] = False  # changed in place
+    assert step() == [0, 36]

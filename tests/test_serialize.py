@@ -209,9 +209,9 @@ def test_a_tampered_file_is_one_clear_error(kind, tmp_path):
 
 def test_sparse_indices_that_point_outside_are_refused(tmp_path):
     sparse = prune.to_sparse(pruned())
-    sparse.layers[0].columns[0] = 6
+    sparse.layers[0].index[0] = 6
     md.save(sparse, tmp_path / "m.npz")
-    with pytest.raises(FileFormatError, match=r"description cannot be followed: .* point outside"):
+    with pytest.raises(FileFormatError, match=r"description cannot be followed: .* do not fit its values"):
         md.load(tmp_path / "m.npz")
 
 

@@ -4,7 +4,7 @@ Read ``module``, ``layers``, then ``graph``.
 """
 
 from .constraints import Mask, MaxNorm
-from .graph import activations, summary, trace
+from .graph import activations, example_inputs, summary, trace
 from .init import glorot_normal, glorot_uniform, he_normal, he_uniform, initialize
 from .layers import (
     GELU,

@@ -16,10 +16,16 @@ class Mask:
     Parameters
     ----------
     kept : ndarray of bool, shape of the parameter
+        Can be changed in place; a new array takes a new Mask, since optimizers keep what they read of this one.
     """
 
     def __init__(self, kept):
-        self.kept = np.ascontiguousarray(kept, bool)
+        self._kept = np.ascontiguousarray(kept, bool)
+
+    @property
+    def kept(self):
+        """Where weights are kept, ndarray of bool."""
+        return self._kept
 
     def apply(self, param, rows=None):
         """Set the masked weights (of these rows of the first axis) to 0."""

@@ -18,7 +18,8 @@ import numpy as np
 from .. import ops
 from ..explain import Table
 from ..tensor import Tensor, recording
-from .module import Module, mode, watch
+from .layers import Activation, Concatenate, Dropout, Flatten, Sequential
+from .module import Module, Parameter, mode, watch
 
 
 @dataclass
@@ -108,6 +109,38 @@ def trace(model, *inputs):
     return Graph(nodes, unused)
 
 
+def example_inputs(model, example=None):
+    """Two samples to trace a model with: those given, or zeros, where the model's first layers tell what it takes.
+
+    Parameters
+    ----------
+    model : Module
+        Guessed are `Sequential`, `Concatenate` with branches, and single layers, one inside the other.
+    example : ndarray, or tuple of ndarrays (several inputs), optional
+        Of two samples or more; needed for models with a ``forward`` of their own.
+
+    Returns
+    -------
+    tuple of ndarray
+        One for each input of the model, as `trace` takes them: ``trace(model, *example_inputs(model))``.
+
+    Raises
+    ------
+    ValueError
+        If no example is given and none can be guessed.
+    """
+    if example is not None:
+        return tuple(np.asarray(x)[:2] for x in (example if isinstance(example, tuple) else (example,)))
+    guessed = _guess_inputs(model)
+    if guessed is None:
+        raise ValueError(
+            f"an example input of {type(model).__name__} was needed, to see which layer feeds which.\nIt can be guessed only "
+            "where a Dense or Embedding layer comes first in a Sequential.\nPass two samples: example=train.x[:2], or a "
+            "tuple, example=(users[:2], items[:2])."
+        )
+    return guessed
+
+
 def summary(model, *inputs):
     """A printable table of the layers: path, layer, output shape, parameters, bytes in memory.
 
@@ -176,6 +209,26 @@ def activations(model, *inputs, paths=None):
     with watch(note):
         model(*inputs)
     return {path: found[key] for path, key in wanted.items() if key in found}
+
+
+def _guess_inputs(module):
+    """Two rows of zeros for each input, or None. A layer tells its kind by attributes: so do integer and sparse ones."""
+    is_layer, weight = len(module.modules()) == 1, getattr(module, "weight", None)
+    if is_layer and hasattr(module, "num_embeddings"):
+        return (np.zeros(2, np.int64),)
+    if is_layer and hasattr(module, "in_features"):
+        return (np.zeros((2, module.in_features), weight.dtype if isinstance(weight, Parameter) else np.float32),)
+    if type(module).forward is Concatenate.forward and module.branches:
+        branches = [_guess_inputs(branch) for branch in module.branches]
+        return None if None in branches else tuple(x for inputs in branches for x in inputs)
+    if type(module).forward is not Sequential.forward:
+        return None
+    layers = [layer for layer in module.layers if not isinstance(layer, (Activation, Dropout))]
+    if len(layers) > 2 and isinstance(layers[1], Flatten) and hasattr(layers[0], "num_embeddings"):
+        width = getattr(layers[2], "in_features", layers[0].embedding_dim)
+        return (np.zeros((2, width // layers[0].embedding_dim), np.int64),)  # several ids in a sample
+    layers = [layer for layer in layers if not isinstance(layer, Flatten)]
+    return _guess_inputs(layers[0]) if layers else None
 
 
 def _check_output(module, out):

@@ -126,6 +126,10 @@ class Module:
         """
         return None
 
+    def at(self, rows):
+        """The module that computes a batch of this many rows: itself, but for one that has several forms."""
+        return self
+
     def forward(self, *inputs):
         raise TypeError(
             f"{type(self).__name__} was called.\nA Module computes in its method forward(*inputs), which this class "

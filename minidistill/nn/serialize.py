@@ -24,7 +24,6 @@ from .module import Module, Parameter, replace
 FORMAT, VERSION = "minidistill model", 1
 _HEADER = "model.json"
 _LAYERS = {c.__name__: c for c in (Dense, Embedding, Dropout, Activation, Flatten, Concatenate, Sequential)}
-_CONTAINERS = (Sequential, Concatenate)  # built from their parts, not from arguments
 _CONSTRAINTS = {c.__name__: c for c in (Mask, MaxNorm)}
 
 
@@ -227,12 +226,13 @@ def _build(header, path, arrays, built, file):
             f"Make the model yourself and fill it: md.load(path, into={entry['type']}(...)).",
         )
     layer = _LAYERS[entry["type"]]
-    if layer in _CONTAINERS:
+    if layer._numbered is not None:  # built from its parts, and what arguments it has besides
         prefix = f"{path}." if path else ""
         numbers = sorted(int(p[len(prefix) :]) for p in tree if p.startswith(prefix) and p[len(prefix) :].isdigit())
         if numbers != list(range(len(numbers))):
             raise bad_file(file, f"The parts of {path or 'the model'!r} are not numbered from 0.", "Save it again.")
-        built[path] = layer(*[_build(header, f"{prefix}{i}", arrays, built, file) for i in numbers])
+        parts = [_build(header, f"{prefix}{i}", arrays, built, file) for i in numbers]
+        built[path] = layer(*parts, **entry["config"])
         return built[path]
     # A layer allocates its arrays when it is made: the description must not ask for more than the file holds.
     for name, shape in getattr(layer, "stored_shapes", lambda config: {})(entry["config"]).items():
@@ -267,7 +267,7 @@ def _take_over(model, header, arrays, file):
                     "Fill the class that it was saved from.",
                 )
         elif type(module).__name__ != entry["type"] or module.config() != entry["config"]:
-            if isinstance(module, _CONTAINERS):
+            if module._numbered is not None:
                 raise bad_file(
                     file, f"{path!r} is a container of another kind here.", "Fill the class it was saved from."
                 )

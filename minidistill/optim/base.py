@@ -13,10 +13,12 @@ Given up for simplicity: one rule for all groups, no closures, no averaging of w
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
 
+from ..functional import unflatten
 from ..tensor import RowSparse, Tensor
 from .bundles import Bundle, Entry, constraints_of, in_bundles
 from .clipping import clip_norm, clip_values
@@ -60,6 +62,9 @@ class Optimizer:
         self.clip_norm, self.clip_value = clip_norm, clip_value
         self.step_count = 0
         self._entries = [Entry(param, group) for group in self.groups for param in group["params"]]
+        self._lay_out()
+
+    def _lay_out(self):
         self._bundles = in_bundles(self._entries)
         self._shapes = [(entry.array.shape, entry.array.dtype) for entry in self._entries]  # no leaf ever changes these
 
@@ -140,6 +145,63 @@ class Optimizer:
 
         options = {name: value for name, value in self.groups[0].items() if name != "params"} | {"lr": same_rate}
         return type(self)(params, **options, clip_norm=self.clip_norm, clip_value=self.clip_value)
+
+    def carried_over(self, parts):
+        """A new optimizer that goes on where this one stands, over parameters that hold parts of the old ones.
+
+        Kind, options, groups, limits and step count are the same; what is remembered of each number (its moments) goes
+        with it. Both optimizers can go on by themselves: nothing is shared but the parameters that are not named here.
+
+        Parameters
+        ----------
+        parts : dict of int to list of (Tensor or ndarray, index)
+            By ``id`` of an old parameter: what takes its place, in its group. Each with the NumPy index by which its numbers
+            were taken from the old one (``...`` is all of them), or None if it is new: then nothing is remembered of it.
+
+        Returns
+        -------
+        Optimizer
+
+        Raises
+        ------
+        ValueError
+            If the optimizer has none of the old parameters, or an index gives another shape than the new one has.
+        """
+        if not any(id(param) in parts for param in self.parameters):
+            raise ValueError(
+                f"{self!r} was asked to carry its state over to the parts of other parameters.\nIt has to train at least one "
+                "of the parameters that are cut.\nPass the optimizer of this very model, not of a copy."
+            )
+        twin = copy.copy(self)
+        twin.groups = [dict(group) for group in self.groups]
+        twin._entries, places = [], []
+        for group, own in zip(twin.groups, self.groups):
+            new = [
+                [entry.part(part, index, group) for part, index in parts.get(id(entry.param), [(entry.param, ...)])]
+                for entry in self._entries
+                if entry.group is own
+            ]
+            group["params"] = [entry.param for entries in new for entry in entries]
+            places += [[entry.param for entry in entries] for entries in new]
+            twin._entries += [entry for entries in new for entry in entries]
+        twin._tree = unflatten(self._tree, [place[0] if len(place) == 1 else place for place in places])
+        twin._lay_out()
+        return twin
+
+    def forget(self, param, where):
+        """Set what is remembered of some numbers of a parameter (its moments) to 0, as if they were new.
+
+        Parameters
+        ----------
+        param : Tensor or ndarray
+            One of this optimizer's, or any other: then there is nothing to forget.
+        where : NumPy index
+            Into the parameter.
+        """
+        for entry in self._entries:
+            if entry.param is param:
+                for slot in (entry.slots or {}).values():
+                    slot[where] = 0
 
     def zero_grad(self):
         """Forget the gradients of all parameters."""

@@ -34,6 +34,19 @@ class Entry:
             self.slots = {name: np.zeros_like(self.array) for name in names}
         return self.slots
 
+    def part(self, param, index, group):
+        """The entry of a parameter whose numbers are ``old[index]``, with the slots of these; without any for None."""
+        entry = Entry(param, group)
+        if index is not None and self.array[index].shape != entry.array.shape:
+            raise ValueError(
+                f"an index takes an array of shape {self.array[index].shape} from a parameter, for one of shape "
+                f"{entry.array.shape}.\nWhat is remembered of a parameter has its shape.\n"
+                "Pass the index by which the new parameter was cut from the old one."
+            )
+        if index is not None and self.slots is not None:
+            entry.slots = {name: np.array(slot[index], order="C") for name, slot in self.slots.items()}
+        return entry
+
 
 class Bundle:
     """Up to four parameters of one group and dtype, neighbours in the order of parameters: one call of a kernel.
@@ -49,6 +62,7 @@ class Bundle:
         self.fill = together([], self.dtype)[len(entries) :]
         self.no_masks = together([], _BOOL)
         self._kept_for, self._kept = None, None
+        self._masked_for, self._masked = (), None
 
     def arrays(self, slot_names):
         """(params, {name: slots}), flat and in fours. Made anew if an array was replaced, by `assign` for example."""
@@ -61,16 +75,21 @@ class Bundle:
         return self._kept
 
     def masks(self):
-        """(masks in fours, [(param, constraints to apply after the step)])."""
+        """(masks in fours, [(param, constraints to apply after the step)]).
+
+        Made anew if a constraint came or went: pruning may add a mask between two steps.
+        """
         for tensor in self.tensors:
             if getattr(tensor, "constraints", None):
                 break
         else:
             return self.no_masks, ()
-        found = [constraints_of(entry.param, entry.array) for entry in self.entries]
-        return together([mask for mask, _ in found], _BOOL), [
-            (e.param, o) for e, (_, o) in zip(self.entries, found) if o
-        ]
+        current = [part for tensor in self.tensors for part in (tensor, *getattr(tensor, "constraints", ()))]
+        if len(current) != len(self._masked_for) or not all(map(is_, current, self._masked_for)):
+            found = [constraints_of(entry.param, entry.array) for entry in self.entries]
+            after = [(e.param, others) for e, (_, others) in zip(self.entries, found) if others]
+            self._masked, self._masked_for = (together([mask for mask, _ in found], _BOOL), after), current
+        return self._masked
 
 
 def in_bundles(entries):
@@ -88,7 +107,7 @@ def in_bundles(entries):
 def constraints_of(param, array):
     """The mask that the kernel applies (None, or array of bool), and the constraints to be applied after it.
 
-    Read anew in every step, since pruning may add a mask between two steps. The kernel clears the moments of what it masks.
+    The kernel clears the moments of what it masks.
     """
     constraints = getattr(param, "constraints", ())
     if not constraints:

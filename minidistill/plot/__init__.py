@@ -6,6 +6,7 @@ global state of pyplot is touched; matplotlib is imported on the first figure.
 
 from .distillation import heat_map, label_study, reliability_diagram, softened_probabilities
 from .graph import tape
+from .pruning import crossover, sensitivity, sparsity_pattern
 from .trade_off import pareto
 from .training import confusion_matrix, training_curves
 from .weights import quantization_grid, weight_histogram

@@ -1,4 +1,6 @@
-"""What pruning has done to a model: counted weight by weight, never assumed from what was asked for."""
+"""What pruning has done to a model, counted weight by weight and never assumed from what was asked for; and what it would do:
+how sensitive each layer is.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ import numpy as np
 
 from ..nn import Dense
 from ..nn.forward_only import ForwardOnly
-from .masks import kept_of
+from ..training import evaluate
+from .criteria import magnitude
+from .masks import check_sparsity, kept_of, prunable
 from .sparse import SparseDense
 
 
@@ -84,3 +88,90 @@ def _count(layer):
     weight = np.asarray(layer.weight)
     masked = n - np.count_nonzero(kept_of(layer.weight)) if isinstance(layer, Dense) else 0
     return Count(n, n - np.count_nonzero(weight), masked)
+
+
+class SensitivityReport:
+    """How well a model does with one layer pruned at a time; shows itself as a table. Made by `sensitivity`.
+
+    Attributes
+    ----------
+    metric : str
+        What was measured.
+    baseline : float
+        The model as it is.
+    sparsities : list of float
+    values : dict of str to list of float
+        By path: the metric with this layer alone pruned to each of the sparsities. NaN where the layer is sparser already.
+    weights : dict of str to int
+        How many weights each layer has.
+    """
+
+    def __init__(self, metric, baseline, sparsities, values, weights):
+        self.metric, self.baseline, self.sparsities = metric, baseline, list(sparsities)
+        self.values, self.weights = dict(values), dict(weights)
+
+    def __repr__(self):
+        width = max(len("layer"), *map(len, self.values))
+        head = "".join(f"  {f'{s:.3g}':>7}" for s in self.sparsities)
+        lines = [f"{self.metric} with one layer pruned to a sparsity; {self.baseline:.4f} as it is",
+                 f"{'layer':<{width}}  {'weights':>10}{head}"]  # fmt: skip
+        for path, row in self.values.items():
+            cells = "".join(f"  {'-' if np.isnan(value) else f'{value:.4f}':>7}" for value in row)
+            lines.append(f"{path:<{width}}  {self.weights[path]:>10,}{cells}")
+        return "\n".join(lines)
+
+
+def sensitivity(
+    model, data, sparsities=(0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98), criterion=magnitude, metric=None, layers=None
+):
+    """How much each layer can lose: prune one at a time, on a copy and without retraining, and measure.
+
+    Han et al. 2015, "Learning both Weights and Connections for Efficient Neural Networks", choose the threshold of each layer
+    by such a scan. It says which layers to spare; after retraining, all do better than here.
+
+    Parameters
+    ----------
+    model : Module
+        Unchanged.
+    data : Dataset
+        With targets. Validation data: what is chosen by the test set is not measured by it any more.
+    sparsities : sequence of float in [0, 1)
+    criterion : callable
+        ``criterion(model, {path: sparsity})`` prunes in place.
+    metric : str or callable, optional
+        As in `md.evaluate`, or "loss"; accuracy for class ids and the loss for floating targets by default.
+    layers : list of str, optional
+        Dotted paths; all `Dense` layers by default.
+
+    Returns
+    -------
+    SensitivityReport
+        ``plot.sensitivity`` draws it.
+
+    Raises
+    ------
+    ValueError
+        If a sparsity is out of range or a layer is unknown.
+    """
+    sparsities = [float(s) for s in sparsities]
+    check_sparsity(dict(enumerate(sparsities)))
+    chosen = prunable(model, layers)
+    asked = None if metric is None else [] if metric == "loss" else [metric]
+    name, baseline = _measured(model, data, asked)
+    values = {}
+    for path, layer in chosen.items():
+        n, masked = layer.weight.size, np.count_nonzero(~kept_of(layer.weight))
+        values[path] = []
+        for s in sparsities:
+            if round(s * n) < masked:
+                values[path].append(np.nan)
+                continue
+            twin = model.copy()
+            criterion(twin, {path: s})
+            values[path].append(_measured(twin, data, asked)[1])
+    return SensitivityReport(name, baseline, sparsities, values, {p: layer.weight.size for p, layer in chosen.items()})
+
+
+def _measured(model, data, metrics):
+    """(name, value) of the last thing that `evaluate` tells: the metric, or the loss if there is none."""
+    return list(evaluate(model, data, metrics=metrics).items())[-1]

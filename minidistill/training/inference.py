@@ -51,6 +51,7 @@ def predict(model, x, batch_size=256):
         check_batch_size(batch_size)
     inputs = _checked_inputs(x)
     rows = len(inputs[0])
+    model = model.at(min(rows, batch_size))
     if rows == 1 and not is_watched():  # nothing to share, and each microsecond shows
         with mode(training=False), recording(False):
             try:

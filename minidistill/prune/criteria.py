@@ -1,0 +1,313 @@
+"""Criteria: which single weights matter least. Each is a score, and ``masks.mask_lowest`` does the rest.
+
+=====================  ==========================================  ===========
+criterion              masks the weights of smallest               needs
+=====================  ==========================================  ===========
+`magnitude`            abs(w)                                      nothing
+`threshold`            abs(w), below a value                       nothing
+`standard_deviation`   abs(w), below a multiple of the layer's σ   nothing
+`random`               lot: the control for all others             nothing
+`gradient`             abs(w * dL/dw)                              labels
+`activation`           abs(w) * ‖x‖                                inputs
+=====================  ==========================================  ===========
+
+``second_order.obs`` also corrects the weights that stay; ``structure.py`` masks whole units. All work in place, only add to
+masks, and can be called as ``criterion(model, sparsity)`` where they take a sparsity: a schedule needs no more
+(``functools.partial`` binds the rest). Read ``masks.py`` before this file.
+"""
+
+from __future__ import annotations
+
+from numbers import Real
+
+import numpy as np
+
+from ..datasets import Dataset
+from ..nn import Dense, mode, watch
+from ..tensor import as_tensor, gradients, recording
+from ..training import predict
+from ..training.inference import default_loss
+from ..training.loop import batch_inputs
+from .masks import kept_of, mask_lowest, prunable, set_mask, share_of
+
+
+def magnitude(model, sparsity, scope="global", layers=None):
+    """Mask the weights of smallest absolute value, in place (Han et al. 2015, section 3; in one shot).
+
+    Parameters
+    ----------
+    model : Module
+        The weights of its `Dense` layers are pruned; biases never, embedding tables only if named.
+    sparsity : float in [0, 1), or dict of str to float
+        Fraction of these weights to be masked afterwards, those masked before included: exactly
+        ``round(sparsity * n)``. Among weights of equal magnitude, those of earlier layers and rows go first. A dict has one
+        for each layer that is to be pruned, by path.
+    scope : {"global", "layer", "output"}
+        Where weights are compared, and what the fraction holds for: all layers together; each layer for itself (so it is
+        with a dict, too); or the incoming weights of each output unit for themselves.
+    layers : list of str, optional
+        Dotted paths of the layers to prune; all `Dense` layers by default.
+
+    Returns
+    -------
+    Module
+        The same model.
+
+    Raises
+    ------
+    ValueError
+        If a sparsity is out of range, 1, or less than what is masked already, a path or scope is unknown, or a weight is
+        NaN or infinite. The model is unchanged then.
+    """
+    chosen = prunable(model, layers, sparsity)
+    mask_lowest(chosen, {path: np.abs(layer.weight.data) for path, layer in chosen.items()}, sparsity, scope)
+    return model
+
+
+def threshold(model, value, layers=None):
+    """Mask every weight with ``abs(w) < value``, in place, in addition to those that are masked already.
+
+    Parameters
+    ----------
+    model, layers
+        As in `magnitude`.
+    value : float, or dict of str to float
+        Not negative. A weight of exactly this size is kept, so 0 masks nothing. A dict has one for each layer.
+
+    Returns
+    -------
+    Module
+        The same model.
+
+    Raises
+    ------
+    ValueError
+        As in `magnitude`, and if nothing would be left. The model is unchanged then.
+    """
+    _check_limit("threshold", "value", value, "It is held against absolute values", 0.02)
+    chosen = prunable(model, layers, value)
+    _mask_below(chosen, {path: share_of(value, path) for path in chosen})
+    return model
+
+
+def standard_deviation(model, quality, layers=None):
+    """Mask every weight with ``abs(w) < quality * σ``, in place; σ is the standard deviation in its layer.
+
+    Han et al. 2015, "Learning both Weights and Connections for Efficient Neural Networks", sets its thresholds this way.
+    One number suits layers whose weights differ in scale. σ is taken over the weights that are kept so far, so a second
+    call with the same quality masks more.
+
+    Parameters
+    ----------
+    model, layers
+        As in `magnitude`.
+    quality : float, or dict of str to float
+        Not negative; between 0.5 and 2, usually. A dict has one for each layer.
+
+    Returns
+    -------
+    Module
+        The same model.
+
+    Raises
+    ------
+    ValueError
+        As in `threshold`. The model is unchanged then.
+    """
+    _check_limit("standard_deviation", "quality", quality, "It is a multiple of a standard deviation", 1.0)
+    chosen, limits = prunable(model, layers, quality), {}
+    for path, layer in chosen.items():
+        left = layer.weight.data[kept_of(layer.weight)]
+        limits[path] = share_of(quality, path) * (left.std() if left.size else 0.0)
+    _mask_below(chosen, limits)
+    return model
+
+
+def random(model, sparsity, scope="global", layers=None, rng=None):
+    """Mask weights drawn by lot, in place: the control that every criterion is to be compared with.
+
+    Parameters
+    ----------
+    model, sparsity, scope, layers
+        As in `magnitude`. What is masked already stays masked and is counted.
+    rng : int, np.random.Generator or None
+
+    Returns
+    -------
+    Module
+        The same model.
+
+    Raises
+    ------
+    ValueError
+        As in `magnitude`. The model is unchanged then.
+    """
+    chosen, rng = prunable(model, layers, sparsity), np.random.default_rng(rng)
+    mask_lowest(chosen, {path: rng.random(layer.weight.shape) for path, layer in chosen.items()}, sparsity, scope)
+    return model
+
+
+def gradient(model, sparsity, data, loss=None, scope="global", layers=None, batch_size=256):
+    """Mask the weights of smallest ``abs(w * dL/dw)``, in place: to first order, what the loss changes by without them.
+
+    On trained weights it is the first-order Taylor criterion (Molchanov et al. 2017, "Pruning Convolutional Neural Networks
+    for Resource Efficient Inference"), on initial ones SNIP (Lee, Ajanthan & Torr 2019, "SNIP: Single-shot Network Pruning
+    based on Connection Sensitivity"). Where training has converged, gradients are mostly noise; so is the score.
+
+    Parameters
+    ----------
+    model, sparsity, scope, layers
+        As in `magnitude`.
+    data : Dataset
+        With targets. The gradient is that of the mean loss over all of it, in eval mode.
+    loss : callable, optional
+        As in `md.fit`; a mean over the samples.
+    batch_size : int
+        Samples that pass through the model at a time. It has no influence beyond rounding.
+
+    Returns
+    -------
+    Module
+        The same model. Its ``.grad`` fields stay as they are.
+
+    Raises
+    ------
+    TypeError
+        If the data is no Dataset with targets.
+    ValueError
+        As in `magnitude`, if no gradient reaches a layer, or if one is NaN or infinite. The model is unchanged then.
+    """
+    _check_labelled(data)
+    chosen = prunable(model, layers, sparsity)
+    found = _mean_gradients(model, chosen, data, default_loss(data, loss), batch_size)
+    check_reached(chosen, found, "no gradient of the loss reached")
+    scores = {path: np.abs(layer.weight.data * found[path]) for path, layer in chosen.items()}
+    mask_lowest(chosen, scores, sparsity, scope)
+    return model
+
+
+def activation(model, sparsity, data, scope="output", layers=None, batch_size=256):
+    """Mask the weights of smallest ``abs(w) * ‖x‖``, in place; ‖x‖ is the L2 norm over the data of the input they multiply.
+
+    Wanda (Sun, Liu, Bair & Kolter 2024, "A Simple and Effective Pruning Approach for Large Language Models", section 3). A
+    small weight on a large input matters more than a large one on an input that is nearly always 0.
+
+    Parameters
+    ----------
+    model, sparsity, layers
+        As in `magnitude`, but `Dense` layers only.
+    data : ndarray, tuple of ndarrays (several inputs), or Dataset
+        Typical inputs, some hundred or more; labels are not used.
+    scope : {"output", "layer", "global"}
+        As in `magnitude`. The paper compares the inputs of each output; norms of different layers have little to do with
+        one another.
+    batch_size : int
+        Samples that pass through the model at a time. It has no influence beyond rounding.
+
+    Returns
+    -------
+    Module
+        The same model.
+
+    Raises
+    ------
+    ValueError
+        As in `magnitude`, or if the data does not reach a layer or holds NaN or infinity. The model is unchanged then.
+    """
+    chosen, squares = prunable(model, layers, sparsity, Dense), {}
+
+    def see(path, rows):
+        with np.errstate(over="ignore"):  # an infinite score is told later, with the layer's name
+            squares[path] = squares.get(path, 0) + (rows.astype(np.float64) ** 2).sum(axis=0)
+
+    watch_inputs(model, chosen, data, see, batch_size)
+    scores = {p: np.abs(layer.weight.data) * np.sqrt(squares[p])[:, None] for p, layer in chosen.items()}
+    mask_lowest(chosen, scores, sparsity, scope)
+    return model
+
+
+def watch_inputs(model, layers, data, see, batch_size=256):
+    """Run the model over data and show what comes into some of its layers, in any Module (``nn.watch``).
+
+    Parameters
+    ----------
+    model : Module
+    layers : dict of str to Dense
+        By path.
+    data : ndarray, tuple of ndarrays, or Dataset
+    see : callable
+        ``see(path, rows)`` for each call of a layer; rows is an array of shape (N, K).
+    batch_size : int
+
+    Raises
+    ------
+    ValueError
+        If one of the layers is never called.
+    """
+    paths, reached = {id(layer): path for path, layer in layers.items()}, set()
+
+    def note(module, inputs, output):
+        path = paths.get(id(module))
+        if path is not None:
+            rows = as_tensor(inputs[0]).data
+            reached.add(path)
+            see(path, rows.reshape(-1, rows.shape[-1]))
+        return output
+
+    with watch(note):
+        predict(model, data, batch_size)
+    check_reached(layers, reached, "the data never reached")
+
+
+def _mean_gradients(model, layers, data, loss, batch_size):
+    """{path: gradient of the mean loss over all data by the layer's weight}, without touching ``.grad``."""
+    paths, sums = {id(layer.weight): path for path, layer in layers.items()}, {}
+    for batch in data.batches(batch_size):
+        with mode(training=False), recording(True):
+            value = loss(model(*batch_inputs(batch)), batch.y)
+        for leaf, found in gradients(value, None):
+            path = paths.get(id(leaf))
+            if path is not None:
+                part = np.asarray(found, np.float64) * (len(batch.index) / len(data))
+                sums[path] = sums.get(path, 0) + part
+    return sums
+
+
+def _mask_below(layers, limits):
+    """Mask the weights below their layer's limit, unless nothing would be left in all of these layers."""
+    weights = {path: layer.weight for path, layer in layers.items()}
+    kept = {path: kept_of(weight) & (np.abs(weight.data) >= limits[path]) for path, weight in weights.items()}
+    if not any(part.any() for part in kept.values()):
+        told = ", ".join(f"{path!r}: {limit:.4g}" for path, limit in limits.items())
+        raise ValueError(
+            f"pruning got limits above every weight ({told}).\nNothing would be left.\n"
+            "Take lower limits; np.abs(layer.weight.numpy()).max() is the largest weight of a layer."
+        )
+    for path, weight in weights.items():
+        set_mask(weight, kept[path])
+
+
+def _check_limit(who, name, value, rule, usual):
+    for one in value.values() if isinstance(value, dict) else [value]:
+        if not isinstance(one, Real) or not one >= 0:
+            raise ValueError(
+                f"prune.{who} got {name} = {one!r}.\n{rule}, so it is not negative.\nWrite prune.{who}(model, {usual})."
+            )
+
+
+def _check_labelled(data):
+    if not isinstance(data, Dataset) or data.y is None:
+        raise TypeError(
+            f"prune.gradient got {data!r:.60} as data.\nThe gradient is that of a loss: it takes targets, too.\n"
+            "Pass datasets.Dataset(x, y), or choose prune.activation, which needs no targets."
+        )
+
+
+def check_reached(layers, reached, what):
+    """Refuse layers that were not reached: ``what`` says by what, as in "the data never reached"."""
+    missing = [path for path in layers if path not in reached]
+    if missing:
+        raise ValueError(
+            f"pruning asked for scores of the layers {', '.join(map(repr, missing))}, which {what}.\n"
+            "A score is measured where a layer is used.\nLeave them out with layers=[...], or prune them by magnitude."
+        )

@@ -1,0 +1,384 @@
+"""Schedules: when a model is pruned while it trains. Callbacks of `md.fit` and `distill.distill`.
+
+=============  =====================================================================  ==============================
+schedule       prunes                                                                 source
+=============  =====================================================================  ==============================
+`OneShot`      once                                                                   Han et al. 2015, one round
+`Iterative`    in rounds, with training in between                                    Han et al. 2015, section 3
+`Gradual`      often and by little, fast at first, ever more slowly                   Zhu & Gupta 2017
+`Regrow`       as many weights as it revives: the sparsity stays, the places change   Mocanu et al. 2018, Evci et al. 2020
+=============  =====================================================================  ==============================
+
+The first three make a plan, {step: sparsity}, and call a criterion when a step is due; ``plan(steps_per_epoch)`` shows it.
+What is due after the last step of an epoch waits for the next epoch: so the validation measures the model that was trained,
+not one that was pruned a moment ago. Only the last step of all does not wait.
+
+Everything depends on ``run.step`` alone, and masks are in the file of a `Checkpoint`: a resumed run goes on bit for bit. A
+run that `EarlyStopping` ends may end before the schedule does.
+
+Read ``masks.py``, ``criteria.py`` and ``training/callbacks.py`` before this file.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..nn import Dense, Embedding
+from .criteria import magnitude
+from .masks import check_sparsity, kept_of, lowest, set_mask
+
+
+class Schedule:
+    """Base of the callbacks that prune at some steps. A subclass defines ``plan``.
+
+    Parameters
+    ----------
+    sparsity : float in [0, 1), or dict of str to float
+        What is reached in the end; a dict has one for each layer, by path.
+    criterion : callable
+        ``criterion(model, sparsity)`` prunes in place, as `prune.magnitude` does. Other arguments are bound beforehand:
+        ``functools.partial(prune.magnitude, scope="layer")``.
+    initial : float
+        The sparsity to start from.
+
+    Raises
+    ------
+    TypeError
+        If the criterion cannot be called.
+    ValueError
+        If a sparsity is out of range, or the initial one is larger than the last.
+    """
+
+    def __init__(self, sparsity, criterion=magnitude, initial=0.0):
+        check_sparsity(sparsity)
+        check_sparsity(initial, "initial")
+        if not callable(criterion):
+            raise TypeError(
+                f"{type(self).__name__} got criterion = {criterion!r}.\nA criterion is a function of (model, sparsity) that "
+                "prunes in place.\nPass the function itself: criterion=prune.magnitude."
+            )
+        least = min(sparsity.values(), default=0) if isinstance(sparsity, dict) else sparsity
+        if initial > least:
+            raise ValueError(
+                f"{type(self).__name__} got initial = {initial} and sparsity = {sparsity}.\nPruning adds to masks and never "
+                "takes away.\nStart from less than what is to be reached."
+            )
+        self.sparsity = dict(sparsity) if isinstance(sparsity, dict) else sparsity
+        self.criterion, self.initial = criterion, initial
+        self._plan = {}
+
+    def plan(self, steps_per_epoch):
+        """{number of finished steps: the sparsity to prune to then}.
+
+        Parameters
+        ----------
+        steps_per_epoch : int
+
+        Returns
+        -------
+        dict of int to (float or dict of str to float)
+            In ascending order; the last value is exactly the sparsity asked for.
+        """
+        raise NotImplementedError
+
+    def on_train_begin(self, run):
+        """Refuse a run that ends too soon; try the next pruning on a copy, so that an error comes before any change."""
+        plan = self.plan(run.steps_per_epoch)
+        last, steps = max(plan), run.epochs * run.steps_per_epoch
+        if last > steps:
+            raise ValueError(
+                f"{type(self).__name__} prunes for the last time after step {last}, and the run has {steps} steps: "
+                f"{run.epochs} epochs of {run.steps_per_epoch}.\nThe model would never reach the sparsity asked for.\n"
+                "Train for more epochs, or let the schedule end sooner."
+            )
+        due = [step for step in plan if step >= run.step]
+        if due:
+            self.criterion(run.model.copy(), plan[due[0]])
+        self._plan = plan
+
+    def on_epoch_begin(self, run):
+        """Prune, if it is due."""
+        self._prune(run)
+
+    def on_step_end(self, run):
+        """Prune, if it is due and need not wait for the next epoch."""
+        if run.step % run.steps_per_epoch or run.step == run.epochs * run.steps_per_epoch:
+            self._prune(run)
+
+    def _prune(self, run):
+        if run.step in self._plan:
+            self.criterion(run.model, self._plan[run.step])
+
+    def _reached(self, remaining):
+        """The sparsity on the way from the initial to the last; ``remaining(a, b)`` says what is left, from a to b."""
+
+        def one(last):
+            left = remaining(1 - self.initial, 1 - last)
+            return min(max(1 - left, self.initial), last)  # rounding must not lead beyond either end
+
+        if isinstance(self.sparsity, dict):
+            return {path: one(last) for path, last in self.sparsity.items()}
+        return one(self.sparsity)
+
+
+class OneShot(Schedule):
+    """Prune once.
+
+    Parameters
+    ----------
+    sparsity, criterion
+        As in `Schedule`.
+    at : int
+        After how many steps; 0 is before the first.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range; when training begins, if the run ends before that step.
+    """
+
+    def __init__(self, sparsity, at=0, criterion=magnitude):
+        super().__init__(sparsity, criterion)
+        self.at = whole_number("OneShot", "at", at, 0)
+
+    def plan(self, steps_per_epoch):
+        return {self.at: self.sparsity}
+
+
+class Iterative(Schedule):
+    """Prune in rounds, each followed by training (Han et al. 2015, section 3).
+
+    Each round masks the same fraction of the weights that are left, 1 - ((1 - sparsity) / (1 - initial))**(1 / rounds), and
+    the last one reaches the sparsity exactly.
+
+    Parameters
+    ----------
+    sparsity, criterion, initial
+        As in `Schedule`.
+    rounds : int
+        How many prunings.
+    every : int
+        Epochs, or steps, from one pruning to the next. The run goes on after the last one; allow as many for it.
+    unit : {"epochs", "steps"}
+        What ``every`` and ``begin`` count.
+    begin : int
+        When the first pruning is; 0 is before the first step, right for a model that is trained already.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range; when training begins, if the run ends before the last pruning.
+
+    Examples
+    --------
+    ``Iterative(0.9, rounds=3, every=5)`` in a run of 15 epochs prunes to 53.6 %, 78.5 % and 90 %, and trains for five epochs
+    after each.
+    """
+
+    def __init__(self, sparsity, rounds, every=1, unit="epochs", begin=0, initial=0.0, criterion=magnitude):
+        super().__init__(sparsity, criterion, initial)
+        self.rounds, self.every = (
+            whole_number("Iterative", "rounds", rounds, 1),
+            whole_number("Iterative", "every", every, 1),
+        )
+        self.begin = whole_number("Iterative", "begin", begin, 0)
+        self.unit = _one_of("Iterative", "unit", unit, ("epochs", "steps"))
+
+    def plan(self, steps_per_epoch):
+        unit = steps_per_epoch if self.unit == "epochs" else 1
+
+        def after(done):
+            return self._reached(lambda first, last: first * (last / first) ** (done / self.rounds))
+
+        steps = [(self.begin + i * self.every) * unit for i in range(self.rounds)]
+        plan = {step: after(done) for done, step in enumerate(steps, 1)}
+        return plan | {steps[-1]: self.sparsity}
+
+
+class Gradual(Schedule):
+    """Prune often and by little: the sparsity grows along a cubic, from the initial one to the last.
+
+    Zhu & Gupta 2017, "To prune, or not to prune: exploring the efficacy of pruning for model compression": after step t it
+    is s_f + (s_i - s_f) * (1 - (t - begin) / (end - begin))**3. Most goes early, while there is plenty to choose from, and
+    the last weights go slowly.
+
+    Parameters
+    ----------
+    sparsity, criterion, initial
+        As in `Schedule`: s_f and s_i.
+    begin, end : int
+        Steps of the first and the last pruning.
+    every : int
+        Steps from one pruning to the next. The last interval is shorter if they do not divide end - begin.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range; when training begins, if the run ends before ``end``.
+    """
+
+    def __init__(self, sparsity, begin, end, every=100, initial=0.0, criterion=magnitude):
+        super().__init__(sparsity, criterion, initial)
+        self.begin, self.every = whole_number("Gradual", "begin", begin, 0), whole_number("Gradual", "every", every, 1)
+        self.end = whole_number("Gradual", "end", end, self.begin + 1)
+
+    def plan(self, steps_per_epoch):
+        def at(step):
+            rest = (1 - (step - self.begin) / (self.end - self.begin)) ** 3
+            return self._reached(lambda first, last: last + (first - last) * rest)
+
+        return {step: at(step) for step in range(self.begin, self.end, self.every)} | {self.end: self.sparsity}
+
+
+class Regrow:
+    """Dynamic sparse training: drop the smallest weights and revive as many masked ones, again and again.
+
+    The number of masked weights of each layer stays what it is, exactly; training never needs the dense model. With
+    ``grow="gradient"`` this is RigL (Evci, Gale, Menick, Castro & Elsen 2020, "Rigging the Lottery: Making All Tickets
+    Winners"), with ``grow="random", decay=None`` SET (Mocanu et al. 2018, "Scalable training of artificial neural networks
+    with adaptive sparse connectivity inspired by network science"). A revived weight starts at 0, and so do its moments in
+    the optimizer.
+
+    It differs from the papers in three things: what was dropped just now is not revived in the same step; the exchange
+    comes after the optimizer's step, by the gradient that this step used (RigL leaves that step out); and both signs are
+    dropped by size together (SET takes the smallest of each sign).
+
+    The model must be sparse before: ``prune.random(model, 0.9, scope="layer")``, or `OneShot` earlier in the list of
+    callbacks. Single weights are exchanged, so masks of whole neurons, blocks or n:m do not keep their structure.
+
+    Parameters
+    ----------
+    every : int
+        Steps between two exchanges. None comes after the last step of a run.
+    fraction : float in (0, 1]
+        Share of the weights left in a layer that are exchanged; fewer where fewer are masked. 0.3 is usual.
+    end : int, optional
+        No exchange from this step on; three quarters of the run by default.
+    drop : {"magnitude", "random"}
+        Which weights go: those of smallest absolute value, or any.
+    grow : {"gradient", "random"}
+        Which come: those of largest absolute gradient, or any. A layer that got no gradient in this step is passed over.
+    decay : {"cosine", None}
+        The fraction falls along a cosine to 0 at ``end``, or stays.
+    layers : list of str, optional
+        Dotted paths of `Dense` and `Embedding` layers; all that are sparse by default.
+    rng : int, np.random.Generator or None
+        For what is drawn. A `Checkpoint` keeps its state.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range; when training begins, if ``end`` lies beyond the run, or a layer is unknown, not
+        sparse, or not trained by the optimizer.
+    """
+
+    def __init__(
+        self, every, fraction=0.3, end=None, drop="magnitude", grow="gradient", decay="cosine", layers=None, rng=None
+    ):
+        self.every, self.end = (
+            whole_number("Regrow", "every", every, 1),
+            end if end is None else whole_number("Regrow", "end", end, 1),
+        )
+        if not 0 < fraction <= 1:
+            raise ValueError(
+                f"Regrow got fraction = {fraction!r}.\nIt is the share of the weights left that are exchanged, in (0, 1].\n"
+                "Write fraction=0.3."
+            )
+        self.fraction, self.layers = fraction, [layers] if isinstance(layers, str) else layers
+        self.drop = _one_of("Regrow", "drop", drop, ("magnitude", "random"))
+        self.grow = _one_of("Regrow", "grow", grow, ("gradient", "random"))
+        self.decay = _one_of("Regrow", "decay", decay, ("cosine", None))
+        self.generator = np.random.default_rng(rng)
+        self._weights, self._end = None, None
+
+    def on_train_begin(self, run):
+        """Settle where it ends."""
+        steps = run.epochs * run.steps_per_epoch
+        if self.end is not None and self.end > steps:
+            raise ValueError(
+                f"Regrow goes on until step {self.end}, and the run has {steps} steps.\nIt needs training after it.\n"
+                f"Let it end sooner, as end={max(1, 3 * steps // 4)} does, or train for more epochs."
+            )
+        self._end, self._weights = 3 * steps // 4 if self.end is None else self.end, None
+
+    def on_epoch_begin(self, run):
+        """Find the sparse layers, once: a `OneShot` may have made them a moment ago."""
+        if self._weights is None:
+            self._weights = self._sparse_weights(run)
+
+    def on_step_end(self, run):
+        """Exchange weights, if it is time."""
+        if run.step % self.every or run.step >= min(self._end, run.epochs * run.steps_per_epoch):
+            return
+        share = self.share(run.step, self._end)
+        for weight in self._weights:
+            if weight.grad is None and self.grow == "gradient":
+                continue
+            kept = kept_of(weight)
+            dropped, revived = self._exchanged(weight, kept, share)
+            kept.ravel()[dropped], kept.ravel()[revived] = False, True
+            set_mask(weight, kept)
+            run.optimizer.forget(weight, np.unravel_index(revived, weight.shape))
+
+    def share(self, step, end):
+        """Share of the weights left that are exchanged after ``step``."""
+        return self.fraction * (0.5 * (1 + math.cos(math.pi * step / end)) if self.decay else 1.0)
+
+    def state_dict(self):
+        """What a resumed run needs."""
+        return {"generator": self.generator.bit_generator.state}
+
+    def load_state_dict(self, state):
+        """Go on from there."""
+        self.generator.bit_generator.state = state["generator"]
+
+    def _exchanged(self, weight, kept, share):
+        """Positions to drop and to revive, equally many, in the flat weight."""
+        alive, masked = np.flatnonzero(kept), np.flatnonzero(~kept)
+        count = min(round(share * alive.size), masked.size)
+        if self.drop == "magnitude":
+            dropped = alive[lowest(np.abs(weight.data.ravel()[alive]), count)]
+        else:
+            dropped = self.generator.choice(alive, count, replace=False)
+        if self.grow == "gradient":
+            return dropped, masked[lowest(-np.abs(np.asarray(weight.grad).ravel()[masked]), count)]
+        return dropped, self.generator.choice(masked, count, replace=False)
+
+    def _sparse_weights(self, run):
+        known = {path: m.weight for path, m in run.model.named_modules() if isinstance(m, (Dense, Embedding))}
+        sparse = {path: weight for path, weight in known.items() if not kept_of(weight).all()}
+        wrong = [path for path in self.layers or () if path not in sparse]
+        if wrong or not sparse:
+            raise ValueError(
+                f"Regrow found {'no masked weight in ' + ', '.join(map(repr, wrong)) if wrong else 'no sparse layer'}.\n"
+                "It exchanges weights for masked ones, and keeps their number.\n"
+                'Prune first: prune.random(model, 0.9, scope="layer").'
+            )
+        chosen = [sparse[path] for path in self.layers or sparse]
+        trained = {id(parameter) for parameter in run.optimizer.parameters}
+        if not all(id(weight) in trained for weight in chosen):
+            raise ValueError(
+                "Regrow found a sparse layer that the optimizer does not train.\nA revived weight starts at 0, and would "
+                "stay there.\nName the layers that are trained: layers=[...]."
+            )
+        return list({id(weight): weight for weight in chosen}.values())
+
+
+def whole_number(who, name, value, least):
+    """The value as an int, if it is a whole number and not below the least; an error in three lines otherwise."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(
+            f"{who} got {name} = {value!r}.\nIt is a whole number, at least {least}.\n"
+            f"Write {name}={max(least, 1)}, for example."
+        )
+    return int(value)
+
+
+def _one_of(who, name, value, known):
+    if value not in known:
+        raise ValueError(
+            f"{who} got {name} = {value!r}.\nIt is one of: {', '.join(map(repr, known))}.\nWrite {name}={known[0]!r}."
+        )
+    return value

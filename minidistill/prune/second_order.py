@@ -1,0 +1,189 @@
+"""Second-order pruning with weight update: what a pruned weight did is taken over, as well as it can be, by those that stay.
+
+Each `Dense` layer is a least-squares problem of its own. Over calibration inputs X (N, K), its weight W (K, M) is to become a
+W' with zeros such that ``‖X W - X W'‖²`` is small. The Hessian of that is ``H = XᵀX`` (K, K), the same for every output. The
+Optimal Brain Surgeon (Hassibi & Stork 1993, "Second order derivatives for network pruning") says for one output w (K,) which
+weight q costs least to remove, and what to do about the others:
+
+    cost of q = w_q² / [H⁻¹]_qq        w -= w_q / [H⁻¹]_qq * H⁻¹ e_q
+
+Weight after weight, with H⁻¹ updated each time, that is ``exact=True`` (as in Frantar & Alistarh 2022, "Optimal Brain
+Compression"). Each output then has an H⁻¹ of its own, since its weights go in an order of their own. SparseGPT (Frantar &
+Alistarh 2023) lets all outputs walk through the inputs in the same order; then one Cholesky factor of H⁻¹ serves all. Inputs
+that were passed can then no longer help, so at the end the weights that stay are solved for, output by output: SparseGPT's
+layers are too large for that, those here are not. The surgeon's are at that solution anyway.
+
+Given up: layers are taken one by one, as they are in the unpruned model; the bias takes over nothing; the walk goes in the
+order of the inputs. Read ``criteria.py`` before this file. Shapes: N samples, K inputs, M outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral
+
+import numpy as np
+
+from ..nn import Dense
+from .criteria import watch_inputs
+from .masks import check_sparsity, exact_count, kept_of, lowest, prunable, set_mask, share_of
+
+
+def obs(model, sparsity, data, damping=0.01, layers=None, block=8, exact=False, batch_size=256):
+    """Mask weights and correct those that stay, in place, so that each layer's output changes little over the data.
+
+    Parameters
+    ----------
+    model : Module
+        The weights of its `Dense` layers are pruned and changed; biases stay as they are.
+    sparsity : float in [0, 1), or dict of str to float
+        Fraction of each layer's weights to be masked afterwards, those masked before included: exactly
+        ``round(sparsity * n)``. A dict has one for each layer that is to be pruned, by path.
+    data : ndarray, tuple of ndarrays (several inputs), or Dataset
+        Typical inputs, more than a layer has inputs if possible; labels are not used.
+    damping : float
+        Positive. This part of H's mean diagonal is added to its diagonal: the less data, the more.
+    layers : list of str, optional
+        Dotted paths of the layers to prune; all `Dense` layers by default.
+    block : int
+        Inputs whose masks are chosen at a time: when the walk comes to them, by the weights as they are by then. Small
+        blocks see more of what the walk has changed. How many weights go in each block is decided before the walk, by
+        comparing all of the layer; the paper takes the same share of each.
+    exact : bool
+        Take the cheapest weight of the layer, one at a time, and correct all others of its output. Better, but slow: K steps
+        over a (K, K) matrix for each output, where the walk is one product and a small system of equations. For layers of
+        up to some hundred inputs.
+    batch_size : int
+        Samples that pass through the model at a time. It has no influence beyond rounding.
+
+    Returns
+    -------
+    Module
+        The same model.
+
+    Raises
+    ------
+    ValueError
+        As in `prune.magnitude`, if damping or block is out of range, or if the data does not reach a layer or holds NaN or
+        infinity. The model is unchanged then.
+    """
+    check_sparsity(sparsity)
+    _check_settings(damping, block)
+    chosen = prunable(model, layers, sparsity, Dense)
+    hessians = _hessians(model, chosen, data, batch_size)
+    pruned = {}
+    for path, layer in chosen.items():
+        hessian, upper = _factor(path, hessians[path], damping)
+        weight, masked = layer.weight.data.astype(np.float64), ~kept_of(layer.weight)
+        count = exact_count(masked, share_of(sparsity, path), path)
+        kept = _one_by_one(weight, masked, upper, count) if exact else _walk(weight, masked, upper, count, block)
+        pruned[path] = _solved(weight, kept, hessian), kept
+    for path, (weight, kept) in pruned.items():
+        set_mask(chosen[path].weight, kept)
+        chosen[path].weight.assign(weight)
+    return model
+
+
+def _hessians(model, layers, data, batch_size):
+    """{path: XᵀX, shape (K, K), float64}."""
+    sums = dict.fromkeys(layers, 0.0)
+
+    def see(path, rows):
+        rows = rows.astype(np.float64)
+        sums[path] = sums[path] + rows.T @ rows
+
+    watch_inputs(model, layers, data, see, batch_size)
+    return sums
+
+
+def _factor(path, hessian, damping):
+    """The damped H (of inputs that are all 0, the identity), and U, upper triangular, with UᵀU = H⁻¹; both (K, K)."""
+    mean = float(hessian.trace()) / len(hessian)
+    if not math.isfinite(mean):
+        raise ValueError(
+            f"prune.obs met inputs of layer {path!r} that are NaN or infinite.\nIts Hessian is a sum over these inputs.\n"
+            "Look at the data, and at the layers before: md.nn.activations(model, x)."
+        )
+    try:
+        hessian = hessian + (damping * mean or 1.0) * np.eye(len(hessian))
+        return hessian, np.linalg.cholesky(np.linalg.inv(hessian)).T
+    except np.linalg.LinAlgError:
+        raise ValueError(
+            f"prune.obs could not invert the Hessian of layer {path!r} with damping = {damping}.\nInputs that depend on each "
+            "other leave it singular, but for the damping.\nTake more of it: damping=0.01."
+        ) from None
+
+
+def _walk(weight, masked, upper, count, block):
+    """SparseGPT: which weights stay in a walk through the inputs, each of which hands on what was lost at it.
+
+    Row j of the Cholesky factor U (upper, H⁻¹ = UᵀU) holds what the walk needs when it comes to input j: ``U_jj²`` is
+    [H⁻¹]_jj for the H of the inputs from j on, and ``U_jj * U_j`` that inverse's first row.
+    """
+    w, kept = weight.copy(), np.ones(weight.shape, bool)
+    lengths = upper.diagonal()[:, None]
+    planned = np.zeros(w.size, bool)
+    planned[lowest(np.where(masked, -np.inf, (w / lengths) ** 2).ravel(), count)] = True
+    planned = planned.reshape(w.shape)
+    for first in range(0, len(w), block):
+        rows = slice(first, min(first + block, len(w)))
+        costs = np.where(masked[rows], -np.inf, (w[rows] / lengths[rows]) ** 2)
+        going = lowest(costs.ravel(), planned[rows].sum())
+        kept[first + going // w.shape[1], going % w.shape[1]] = False
+        errors = np.empty_like(w[rows])
+        for i, j in enumerate(range(rows.start, rows.stop)):
+            errors[i] = np.where(kept[j], 0, w[j]) / upper[j, j]
+            w[j : rows.stop] -= np.outer(upper[j, j : rows.stop], errors[i])
+        w[rows.stop :] -= upper[rows, rows.stop :].T @ errors  # later inputs hear of the whole block at once
+    return kept
+
+
+def _one_by_one(weight, masked, upper, count):
+    """The exact surgeon: which weights stay when the cheapest of the layer is removed, ``count`` times.
+
+    Outputs do not influence each other. So each is walked alone first, to learn its costs; what the whole layer would have
+    taken is then known: an output's next weight goes once its dearest so far is the cheapest on offer.
+    """
+    before, outputs = masked.sum(axis=0), range(weight.shape[1])
+    orders, costs = np.empty((2, *weight.T.shape))
+    for m in outputs:
+        orders[m], own = _operate(weight[:, m], masked[:, m], upper.T @ upper)
+        costs[m] = np.maximum.accumulate(own)
+        costs[m, : before[m]] = -np.inf
+    kept = np.ones(weight.shape, bool)
+    taken = np.bincount(lowest(costs.ravel(), count) // len(weight), minlength=len(outputs))
+    for m in outputs:
+        kept[orders[m, : taken[m]].astype(int), m] = False
+    return kept
+
+
+def _operate(w, masked, inverse):
+    """Optimal Brain Surgeon on one output (K,), to the last weight: (the order in which they go, what each one costs)."""
+    w, kept, order, costs = w.copy(), np.ones(len(w), bool), np.empty(len(w)), np.empty(len(w))
+    for step in range(len(w)):
+        diagonal = np.where(kept, inverse.diagonal(), 1)
+        cost = np.where(kept, w * w / diagonal, np.inf)
+        q = np.argmin(np.where(masked & kept, -1, cost))
+        order[step], costs[step] = q, cost[q]
+        column = inverse[:, q] / diagonal[q]
+        w -= w[q] * column
+        inverse -= np.outer(column, inverse[q])  # H⁻¹ of the inputs that are left
+        kept[q] = False
+        w[q] = inverse[q] = inverse[:, q] = 0
+    return order, costs
+
+
+def _solved(weight, kept, hessian):
+    """The weights that stay, at the least-squares solution for their output: what no order of removals can better."""
+    solved = np.zeros(weight.shape)
+    for m, left in enumerate(kept.T):
+        solved[left, m] = np.linalg.solve(hessian[np.ix_(left, left)], hessian[left] @ weight[:, m])
+    return solved
+
+
+def _check_settings(damping, block):
+    if not 0 < damping < math.inf or not (isinstance(block, Integral) and block >= 1):
+        raise ValueError(
+            f"prune.obs got damping = {damping} and block = {block}.\nDamping is positive and finite, a block a number of "
+            "inputs, at least 1.\nThe usual values are damping=0.01, block=8."
+        )

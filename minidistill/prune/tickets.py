@@ -1,0 +1,234 @@
+"""Lottery tickets: sparse networks that learn well from the weights they started with.
+
+Frankle & Carbin 2019, "The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks": train, mask the smallest
+weights of each layer, set the others back to where they began, and do it again. Frankle, Dziugaite, Roy & Carbin 2020,
+"Linear Mode Connectivity and the Lottery Ticket Hypothesis", set them back to an early step, not to the first: larger
+networks need that.
+
+What makes the ticket is told by its controls: `Ticket.reinitialized` has the places and not the weights, `Ticket.random`
+the weights and not the places. A ticket that learns no better than these has won nothing.
+
+Read ``masks.py``, ``criteria.py`` and ``schedules.py`` before this file.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..nn import initialize
+from .criteria import magnitude
+from .masks import kept_of, prunable, set_mask
+from .schedules import whole_number
+
+
+class Ticket:
+    """A sparse network at its beginning: which weights are left, and what they start from.
+
+    Attributes
+    ----------
+    round : int
+        How many times pruning came before; 0 is the dense network.
+    masks : dict of str to ndarray of bool
+        Which weights are left, by path of the layer.
+    kept : dict of str to int
+        How many these are.
+    remaining : float
+        Share of these layers' weights that is left.
+    trained : Module
+        What training made of it.
+    result : object
+        What the ``train`` function returned: a `History`, usually.
+
+    Notes
+    -----
+    Made by `lottery_tickets`. Each of the methods returns a new model that shares no array with anything.
+    """
+
+    def __init__(self, number, start, masks):
+        self.round, self.masks, self._start = number, masks, start
+        self.kept = {path: int(mask.sum()) for path, mask in masks.items()}
+        self.remaining = sum(self.kept.values()) / sum(mask.size for mask in masks.values())
+        self.trained, self.result = None, None
+
+    def model(self):
+        """The ticket: the weights left are those of the beginning, bit for bit; the others are masked."""
+        return self._masked(self._start.copy(), self.masks)
+
+    def reinitialized(self, rng=None):
+        """The control with the same masks, and all parameters drawn anew.
+
+        Parameters
+        ----------
+        rng : int, np.random.Generator or None
+
+        Returns
+        -------
+        Module
+        """
+        return self._masked(initialize(self._start.copy(), rng), self.masks)
+
+    def random(self, rng=None):
+        """The control with the same weights of the beginning, and as many left in each layer, at places drawn by lot.
+
+        Parameters
+        ----------
+        rng : int, np.random.Generator or None
+
+        Returns
+        -------
+        Module
+        """
+        rng, masks = np.random.default_rng(rng), {}
+        for path, count in self.kept.items():
+            # What was masked from the first has no weight to start from.
+            allowed = kept_of(self._start.get(path).weight)
+            masks[path] = np.zeros(allowed.shape, bool)
+            masks[path].ravel()[rng.choice(np.flatnonzero(allowed), count, replace=False)] = True
+        return self._masked(self._start.copy(), masks)
+
+    def __repr__(self):
+        return f"Ticket(round={self.round}, remaining={self.remaining:.2%})"
+
+    @staticmethod
+    def _masked(model, masks):
+        for path, mask in masks.items():
+            if not mask.all():
+                set_mask(model.get(path).weight, mask.copy())  # a Mask holds the very array that it is given
+        return model
+
+
+def lottery_tickets(model, train, rounds, rate=0.2, output_rate=0.1, rewind=0, criterion=magnitude, layers=None):
+    """Find lottery tickets by iterative pruning, layer by layer, with rewinding.
+
+    Each round trains the ticket of the round before, and keeps exactly ``round((1 - rate) * left)`` weights of each layer
+    (where a handful is left, that may be all of them). What is left is set back to where it began.
+
+    Parameters
+    ----------
+    model : Module
+        With its initial weights. It stays as it is; copies are trained.
+    train : callable
+        ``train(model, callbacks)`` trains a model in place, with an optimizer of its own, and passes the callbacks on::
+
+            def train(model, callbacks):
+                return md.fit(model, data, optimizer=optim.Adam(model.parameters(), lr=1.2e-3), epochs=10, rng=0,
+                              callbacks=callbacks)
+
+        Called rounds + 1 times: every ticket is trained, the last one too.
+    rounds : int
+        How many times to prune.
+    rate : float in (0, 1), or dict of str to float
+        Share of the weights left in a layer that a round removes. A dict has one for each layer to be pruned, by path.
+    output_rate : float in (0, 1)
+        The rate of the last of these layers, in order of definition: half as much, in the paper. Not used with a dict.
+    rewind : int
+        Step of the first training to whose weights tickets are set back; 0 is the beginning.
+    criterion : callable
+        ``criterion(model, {path: sparsity})`` prunes a trained model in place, as `prune.magnitude` does.
+    layers : list of str, optional
+        Dotted paths; all `Dense` layers by default.
+
+    Returns
+    -------
+    list of Ticket
+        rounds + 1 of them; the first is the network as it was given.
+
+    Raises
+    ------
+    TypeError
+        If ``train`` cannot be called.
+    ValueError
+        If a setting is out of range, a layer is unknown or would lose its last weight; all this before anything is trained.
+        If ``train`` did not change the model, or never came to the step to rewind to.
+    """
+    chosen = prunable(model, layers, rate)
+    _check(train, rounds, rewind)
+    ladder = _ladder(chosen, rounds, _rates(list(chosen), rate, output_rate))
+    start, watcher = model.copy(), _Capture(rewind)
+    tickets = [Ticket(0, start, {path: kept_of(layer.weight) for path, layer in chosen.items()})]
+    for number in range(rounds + 1):
+        ticket = tickets[-1]
+        trained = ticket.model()
+        ticket.result = train(trained, [watcher] if rewind and number == 0 else [])
+        ticket.trained = trained
+        if number == 0:
+            _check_trained(start, trained)
+            start = watcher.rewound(start)
+        if number < rounds:
+            pruned = trained.copy()
+            sizes = {path: layer.weight.size for path, layer in chosen.items()}
+            criterion(pruned, {path: (sizes[path] - left) / sizes[path] for path, left in ladder[number].items()})
+            tickets.append(Ticket(number + 1, start, {path: kept_of(pruned.get(path).weight) for path in chosen}))
+    return tickets
+
+
+class _Capture:
+    """The callback that keeps the weights of one step."""
+
+    def __init__(self, step):
+        self.step, self.seen, self.state = step, 0, None
+
+    def on_step_end(self, run):
+        self.seen = run.step
+        if run.step == self.step and self.state is None:
+            self.state = run.model.state_dict()
+
+    def rewound(self, start):
+        """A copy of the model with these weights; the model itself, if the step is 0."""
+        if self.step == 0:
+            return start
+        if self.state is None:
+            raise ValueError(
+                f"lottery_tickets was to rewind to step {self.step}, and saw {self.seen} steps.\nThe weights to go back to "
+                "are those of a step of the first training.\nPass the callbacks on, md.fit(..., callbacks=callbacks), and "
+                "rewind to an earlier step."
+            )
+        twin = start.copy()
+        twin.load_state_dict(self.state)
+        return twin
+
+
+def _rates(paths, rate, output_rate):
+    """{path: share of what is left that a round removes}."""
+    rates = dict(rate) if isinstance(rate, dict) else dict.fromkeys(paths, rate) | {paths[-1]: output_rate}
+    wrong = {path: value for path, value in rates.items() if not 0 < value < 1}
+    if wrong:
+        raise ValueError(
+            f"lottery_tickets got the rates {wrong}.\nA rate is the share of the weights left that a round removes, between "
+            "0 and 1.\nWrite rate=0.2, output_rate=0.1."
+        )
+    return {path: rates[path] for path in paths}
+
+
+def _ladder(chosen, rounds, rates):
+    """[{path: how many weights are left} after each round]."""
+    left, ladder = {path: int(kept_of(layer.weight).sum()) for path, layer in chosen.items()}, []
+    for _ in range(rounds):
+        left = {path: round((1 - rates[path]) * count) for path, count in left.items()}
+        ladder.append(left)
+    empty = [path for path, count in left.items() if count == 0]
+    if empty:
+        raise ValueError(
+            f"lottery_tickets would leave no weight in {', '.join(map(repr, empty))} after {rounds} rounds.\nA layer without "
+            "weights answers the same to everything.\nTake fewer rounds, or a lower rate for these layers: a dict of rates."
+        )
+    return ladder
+
+
+def _check(train, rounds, rewind):
+    if not callable(train):
+        raise TypeError(
+            f"lottery_tickets got train of type {type(train).__name__}.\nIt is a function of (model, callbacks) that "
+            "trains the model in place.\nWrite def train(model, callbacks): return md.fit(model, data, callbacks=callbacks)."
+        )
+    whole_number("lottery_tickets", "rounds", rounds, 1)
+    whole_number("lottery_tickets", "rewind", rewind, 0)
+
+
+def _check_trained(start, trained):
+    before, after = start.state_dict(), trained.state_dict()
+    if all(np.array_equal(array, after[path]) for path, array in before.items()):
+        raise ValueError(
+            "lottery_tickets called train, and the model is as before.\nIt trains the model that it is given, in place.\n"
+            "Pass that one to md.fit, with an optimizer over its parameters."
+        )
