@@ -8,7 +8,7 @@ from . import explain as _explain  # gives Tensor the method explain,
 from . import numpy_api as _numpy_api  # and this one its operators
 
 # isort: split
-from . import datasets, distill, files, losses, nn, ops, optim, plot, prune, quantize, training
+from . import datasets, deploy, distill, files, losses, nn, ops, optim, plot, prune, quantize, training
 from .functional import grad, value_and_grad
 from .kernels.pool import get_threads, set_threads
 from .ledger import Ledger

@@ -10,7 +10,8 @@ from perf.harness import PEERS, peer
 
 SUBJECTS = (
     "training_step", "prediction", "embedding", "losses", "kernels", "int8", "int8_accuracy", "distill_cost",
-    "distill_ranking", "distill_mnist", "sparse", "memory", "startup", "scaling", "ladders",
+    "distill_ranking", "distill_mnist", "prune_mnist", "deep_compression", "sparse", "choose", "prune_cost", "memory",
+    "startup", "scaling", "ladders",
 )  # fmt: skip
 
 

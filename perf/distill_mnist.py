@@ -10,7 +10,6 @@ processes of one thread each take about an hour; what is done is kept in runs/di
 from __future__ import annotations
 
 import json
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -19,11 +18,11 @@ import numpy as np
 
 import minidistill as md
 from minidistill import datasets, distill, nn, optim
-from perf.harness import RESULTS
+from perf.harness import RESULTS, Done
 
 RUNS = Path(__file__).parent.parent / "runs" / "distill_mnist"
 SEEDS, TUNING_SEED = (0, 1, 2), 100
-T_95 = 4.303  # Student's t for two degrees of freedom: three seeds
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t by the number of seeds
 TEACHER_EPOCHS, EPOCHS, TUNING_EPOCHS, BATCH = 60, 20, 8, 128
 STUDENTS = {"784-30-10": ((30,), 3e-3), "784-800-800-10": ((800, 800), 2e-3)}  # hidden widths, learning rate
 
@@ -164,25 +163,10 @@ def errors(task):
 
 
 # ---- all of them --------------------------------------------------------------------------------------------------------
-class Done:
-    """Results by task, kept in a file after each."""
-
-    def __init__(self, path):
-        self.path, self.results = path, json.loads(path.read_text()) if path.exists() else {}
-
-    def run(self, tasks, pool):
-        missing = [task for task in tasks if json.dumps(task) not in self.results]
-        for task, result in zip(missing, pool.map(errors, missing)):
-            self.results[json.dumps(task)] = result
-            self.path.write_text(json.dumps(self.results, indent=0))
-            print(*task, "->", *result, file=sys.stderr, flush=True)
-        return [self.results[json.dumps(task)] for task in tasks]
-
-
 def main(architectures=tuple(STUDENTS), rows=tuple(ROWS)):
     RUNS.mkdir(parents=True, exist_ok=True)
     guides = [trained_teacher(seed) for seed in SEEDS]  # trained here, with both threads
-    done = Done(RUNS / "results.json")
+    done = Done(RUNS / "results.json", errors)
     with ProcessPoolExecutor(2, initializer=md.set_threads, initargs=(1,)) as pool:
         tables = {name: table(name, rows, done, pool) for name in architectures}
     wrong = [round(10_000 * (1 - md.evaluate(guide, data()[2])["accuracy"])) for guide in guides]
@@ -241,5 +225,5 @@ def as_text(architecture, rows):
 def verdict(differences):
     """What the paired differences against soft targets allow to say."""
     mean, error = differences.mean(), differences.std(ddof=1) / np.sqrt(len(differences))
-    word = "no difference" if abs(mean) <= T_95 * error else ("fewer" if mean < 0 else "more")
+    word = "no difference" if abs(mean) <= T_95[len(differences)] * error else ("fewer" if mean < 0 else "more")
     return f"{mean:+.1f} {word}"

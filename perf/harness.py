@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -90,6 +91,25 @@ def keep(subject, rows):
     RESULTS.mkdir(exist_ok=True)
     content = {"command": f"python -m perf {subject}", "machine": machine(), "rows": rows}
     (RESULTS / f"{subject}.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+class Done:
+    """Results of an experiment by task, kept in a file after each: an interrupted run goes on where it was.
+
+    ``work(task)`` is a module's function, for a pool of processes; tasks and results are what JSON holds.
+    """
+
+    def __init__(self, path, work):
+        self.path, self.work = path, work
+        self.results = json.loads(path.read_text()) if path.exists() else {}
+
+    def run(self, tasks, pool):
+        missing = [task for task in tasks if json.dumps(task) not in self.results]
+        for task, result in zip(missing, pool.map(self.work, missing)):
+            self.results[json.dumps(task)] = result
+            self.path.write_text(json.dumps(self.results, indent=0))
+            print(*task, "->", f"{result}"[:60], file=sys.stderr, flush=True)
+        return [self.results[json.dumps(task)] for task in tasks]
 
 
 def table(title, rows):

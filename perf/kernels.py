@@ -5,6 +5,7 @@ import numpy as np
 from minidistill import kernels
 from minidistill.kernels import reference
 from minidistill.kernels.packing import PackedMatrix
+from minidistill.kernels.sparse_formats import SparseMatrix, index_of
 from perf.harness import OURS, measure, report, threads
 
 
@@ -19,8 +20,7 @@ def cases():
     weights = [f(300, 100), f(100), f(100, 10), f(10)]
     fours = [kernels.together([np.abs(w) for w in weights], np.dtype(np.float32)) for _ in range(4)]
     no_masks = kernels.together([], np.dtype(bool))
-    sparse = rng.random((300, 100)) < 0.1
-    starts = np.concatenate([[0], np.cumsum(sparse.sum(axis=1))])
+    kept = rng.random((784, 300)) < 0.1
     yield "product", (f(128, 784), f(784, 300))
     yield "products", ([(f(128, 300), f(300, 784)), (f(784, 128), f(128, 300))],)
     yield "add_bias", (f(128, 300), f(300) * 1e-9, True)
@@ -47,7 +47,7 @@ def cases():
     yield "requantize_integer", (sums, *(np.full(300, v, np.int32) for v in (2**30, 12)), 3, 3)
     yield "dequantize_sums", (sums, f(128), np.full(128, 7, np.int32), weight.sum(axis=0, dtype=np.int32), f(300))
     yield "lookup_rows", (weight, f(784), rng.integers(0, 784, 1024))
-    yield "csr_matmul", (f(32, 100), f(int(sparse.sum())), np.nonzero(sparse)[1].astype(np.uint16), starts)
+    yield "sparse_dense", (f(128, 784), SparseMatrix(kept.shape, f(int(kept.sum())), *index_of(kept, "csr")), f(300), True)
 
 
 def main():

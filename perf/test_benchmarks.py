@@ -13,7 +13,7 @@ from minidistill.bench import MODELS, mlp, training_step
 from perf import embedding
 from perf.kernels import cases
 
-KERNELS = {name: arguments for name, arguments in cases() if name not in ("int8_matmul", "csr_matmul")}
+KERNELS = {name: arguments for name, arguments in cases() if name not in ("int8_matmul", "sparse_dense")}
 rounds = {"rounds": 200, "warmup_rounds": 20}
 
 

@@ -53,28 +53,26 @@ def sparse_dense(x: np.ndarray, weight, bias: np.ndarray | None = None, relu: bo
         )
     x, rows, stored = x if x.flags.carray else kernel_input(x), len(x), len(weight.values)
     out = _new((rows, outputs), np.float32)
-    format, starts, scales = weight.prepared or _prepare(weight)
+    few, tiles, starts, scales = weight.prepared or _prepare(weight)
     bias = np.zeros(outputs, np.float32) if bias is None else bias
     arguments = x, weight.values, weight.index, weight.row_starts, starts, scales, bias, 0.0 if relu else -_INF, out
     if rows < _FEW_ROWS:
-        work = rows * (inputs * outputs * 3 // LANES if format == "bitmap" else stored)
-        _share(_few_kernel(format, has("avx512f")), arguments, work, -(-outputs // LANES))
+        work = rows * (inputs * outputs * 3 // LANES if weight.format == "bitmap" else stored)
+        _share(few, arguments, work, -(-outputs // LANES))
     elif rows >= 2 * _TILE:
-        _share(_some_rows, (_tile_kernel(format), arguments, outputs), rows * stored // 12, rows)
+        _share(_some_rows, (tiles, arguments, outputs), rows * stored // 12, rows)
     else:
-        _share(
-            _some_outputs, (_tile_kernel(format), arguments, rows, outputs), rows * stored // 12, -(-outputs // LANES)
-        )
+        _share(_some_outputs, (tiles, arguments, rows, outputs), rows * stored // 12, -(-outputs // LANES))
     return out
 
 
 def _prepare(weight):
-    """What the kernels need besides the stored arrays, kept with the matrix: their name, first inputs of groups, scales."""
+    """What a product needs besides the stored arrays, kept with the matrix: both kernels, first inputs of groups, scales."""
     format, starts = weight.format, _NO_STARTS
     if format == "n_m":
         format, starts = place_bits(weight.m), group_starts(weight.shape[0], weight.n, weight.m)
     scales = np.ones(weight.shape[1], np.float32) if weight.scales is None else weight.scales
-    weight.prepared = format, starts, scales
+    weight.prepared = _few_kernel(format, has("avx512f")), _tile_kernel(format), starts, scales
     return weight.prepared
 
 

@@ -61,6 +61,10 @@ class SparseMatrix:
         places = unpack_places(self.index, inputs // self.m * self.n, place_bits(self.m))
         return (group_starts(inputs, self.n, self.m) + places).reshape(-1)
 
+    def derived(self) -> list[np.ndarray]:
+        """The arrays that a kernel computed from the stored ones and keeps."""
+        return [] if self.prepared is None else [a for a in self.prepared[2:] if a is not self.scales]
+
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         dense = np.zeros(self.shape, np.float32)
         outputs = np.repeat(np.arange(self.shape[1]), np.diff(self.row_starts.astype(np.int64)))

@@ -157,6 +157,9 @@ class SparseDense(ForwardOnly):
             return sparse_dense(x, self.matrix(), self.bias, relu=True)
         return super()._activated(x)
 
+    def derived(self):
+        return [] if self._matrix is None else self._matrix.matrix.derived()
+
     def config(self):
         return {
             **super().config(), "bias": self.bias is not None, "nonzeros": len(self.values), "format": self.format,

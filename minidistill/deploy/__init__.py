@@ -1,0 +1,9 @@
+"""What combines the pillars. Deep Compression: read ``sharing``, ``huffman``, ``gaps``, ``compression``, then ``stages``.
+Choosing what runs: ``choose``, then ``crossover``.
+"""
+
+from .choose import Chosen, choose
+from .compression import HuffmanDense, compress, decompress, load_compressed, save_compressed
+from .crossover import Crossover, crossover
+from .sharing import SharedDense, k_means, share_weights
+from .stages import compression_report

@@ -1,0 +1,165 @@
+"""Choosing what runs: the table that decides, the form that runs, and what is kept in a file."""
+
+import sys
+
+import numpy as np
+import pytest
+
+import minidistill as md
+from minidistill import deploy, nn, prune
+from minidistill.timing import Times
+
+module = sys.modules["minidistill.deploy.choose"]  # the name in the package is the function's
+QUICK = {"seconds": 0.0005, "rounds": 1}
+
+
+def network(sparsity=0.5):  # of which no neuron dies
+    layers = nn.Dense(20, 30, activation="relu"), nn.Dropout(0.2), nn.Dense(30, 16, activation="relu"), nn.Dense(16, 10)
+    model = nn.Sequential(*layers, rng=0)
+    return prune.magnitude(model, sparsity, scope="layer") if sparsity else model
+
+
+def inputs(rows=50):
+    return np.random.default_rng(0).normal(size=(rows, 20)).astype(np.float32)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that is told what each way costs: {name: seconds}; ways it does not know take one second."""
+    costs = {}
+
+    def compare(sides, **timing):
+        for side in sides.values():
+            side()  # all of them run
+        return {name: Times(costs.get(name, 1.0), 0, 0) for name in sides}
+
+    monkeypatch.setattr(module, "compare", compare)
+    return costs
+
+
+def kinds(model):
+    return [type(layer).__name__ for layer in model.layers if not isinstance(layer, nn.Dropout)]
+
+
+def test_the_fastest_way_is_taken_and_a_simpler_one_where_it_is_as_fast(clock):
+    model, x = network(), inputs()
+    clock |= {"sparse": 0.5, "mixed": 0.9}
+    chosen = deploy.choose(model, x, batch_sizes=(4,))
+    assert kinds(chosen.at(4)) == ["SparseDense"] * 3
+    clock |= {"sparse": 0.98}  # hardly faster: noise
+    assert kinds(deploy.choose(model, x, batch_sizes=(4,)).at(4)) == ["Dense"] * 3
+    clock |= {"sparse": 1.5}
+    assert kinds(deploy.choose(model, x, batch_sizes=(4,)).at(4)) == ["Dense"] * 3
+    assert isinstance(model.layers[0], nn.Dense) and model.layers[0].weight.constraints  # as it was
+
+
+def test_layers_that_go_different_ways_are_put_together_and_shared(monkeypatch):
+    model, x = network(), inputs()
+
+    def compare(sides, **timing):
+        sizes = {way: getattr(getattr(side.func, "__self__", None), "in_features", 0) for way, side in sides.items()}
+        cost = {"dense": 3.0, "sparse": 2.0, "mixed": 1.0}
+        return {way: Times(9.0 if way == "sparse" and sizes[way] == 16 else cost.get(way, 5.0), 0, 0) for way in sides}
+
+    monkeypatch.setattr(module, "compare", compare)
+    chosen = deploy.choose(model, x, batch_sizes=(1, 8))
+    assert kinds(chosen.at(1)) == ["SparseDense", "SparseDense", "Dense"]
+    assert chosen.picks == [0, 1] and chosen.forms[0].layers[0] is chosen.forms[1].layers[0]  # not held twice
+    np.testing.assert_allclose(md.predict(chosen, x), md.predict(model, x), rtol=1e-5, atol=1e-6)
+    table = str(chosen.table())
+    assert "*2000000.0" in table and "whole model" in table and len(table.splitlines()) == 2 + 2 * 4 + 1
+    lines = [line.split() for line in table.splitlines()]
+    assert lines[0] == ["batch", "layer", "dense", "sparse", "mixed"]
+    assert lines[4][:4] == ["1", "3", "*3000000.0", "9000000.0"]
+
+
+def test_each_batch_takes_the_form_of_the_nearest_size(monkeypatch):
+    model, x = network(), inputs(40)
+
+    def compare(sides, **timing):
+        rows = len(next(iter(sides.values()))())
+        return {way: Times(1.0 if (way == "sparse") == (rows < 10) else 2.0, 0, 0) for way in sides}
+
+    monkeypatch.setattr(module, "compare", compare)
+    chosen = deploy.choose(model, x, batch_sizes=(32, 1))
+    assert chosen.batch_sizes == [1, 32]
+    names = {rows: kinds(chosen.at(rows))[0] for rows in (0, 1, 5, 6, 32, 10_000)}
+    assert names == {0: "SparseDense", 1: "SparseDense", 5: "SparseDense", 6: "Dense", 32: "Dense", 10_000: "Dense"}
+    sparse, dense = prune.to_sparse(model), model
+    assert np.array_equal(md.predict(chosen, x[:2]), md.predict(sparse, x[:2]))
+    assert np.array_equal(md.predict(chosen, x), md.predict(dense, x))
+    assert np.array_equal(md.predict(chosen, x, batch_size=2), md.predict(sparse, x, batch_size=2))
+    assert np.array_equal(chosen(x[:2]).numpy(), sparse.eval()(x[:2]).numpy())
+
+
+def test_dead_neurons_are_taken_out_first(clock):
+    model, x = prune.neurons(network(0), 0.5), inputs()
+    clock |= {"shrunk": 0.5}
+    chosen = deploy.choose(model, x, batch_sizes=(4,))
+    assert [layer.weight.shape for layer in chosen.at(4).layers if hasattr(layer, "weight")] == [
+        (20, 15),
+        (15, 8),
+        (8, 10),
+    ]
+    np.testing.assert_allclose(md.predict(chosen, x), md.predict(model, x), rtol=1e-5, atol=1e-6)
+    assert not any(p.constraints for p in chosen.parameters())  # no form holds a mask
+
+
+def test_int8_only_where_it_is_allowed(clock):
+    model, x = network(0), inputs(300)
+    clock |= {"int8": 0.1}
+    assert kinds(deploy.choose(model, x, batch_sizes=(4,)).at(4)) == ["Dense"] * 3
+    chosen = deploy.choose(model, x, batch_sizes=(4,), int8=True)
+    assert kinds(chosen.at(4)) == ["QuantizedDense"] * 3
+    assert chosen.at(4).layers[0].output_scale[0] > 0  # integers pass from layer to layer
+    with md.quantize.integers_only():
+        md.predict(chosen, x[:4])
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_file_keeps_the_choice_and_every_form(int8, tmp_path):
+    model, x = network(), inputs(300)
+    chosen = deploy.choose(model, x, batch_sizes=(1, 7), int8=int8, **QUICK)
+    md.save(chosen, tmp_path / "chosen.npz")
+    loaded = md.load(tmp_path / "chosen.npz").eval()
+    assert (loaded.picks, loaded.measured, str(loaded.table())) == (chosen.picks, chosen.measured, str(chosen.table()))
+    for rows in (1, 3, 7, 90):
+        assert np.array_equal(md.predict(loaded, x[:rows]), md.predict(chosen, x[:rows]))
+    assert {"processor", "numba"} <= loaded.measured_on.keys()
+
+
+def test_models_with_several_inputs_and_a_forward_of_their_own(clock):
+    class Ranker(nn.Module):
+        def __init__(self):
+            self.user, self.item = nn.Embedding(9, 4, rng=0), nn.Embedding(7, 4, rng=1)
+            self.hidden, self.out = nn.Dense(8, 6, activation="relu", rng=2), nn.Dense(6, 1, rng=3)
+
+        def forward(self, user, item):
+            return self.out(self.hidden(md.ops.concatenate([self.user(user), self.item(item)], axis=-1)))
+
+    model = prune.magnitude(Ranker(), 0.5)
+    ids = np.arange(20) % 9, np.arange(20) % 7
+    clock |= {"sparse": 0.5}
+    chosen = deploy.choose(model, ids, batch_sizes=(3,))
+    assert type(chosen.at(3).hidden).__name__ == "SparseDense"
+    np.testing.assert_allclose(md.predict(chosen, ids), md.predict(model, ids), rtol=1e-5, atol=1e-6)
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="choose found no Dense layer"):
+        deploy.choose(nn.Embedding(3, 2), np.zeros(3, int))
+    for sizes in ((), (0, 1), (1.5,), (True,)):
+        with pytest.raises(ValueError, match="whole numbers of samples, at least 1"):
+            deploy.choose(network(), inputs(), batch_sizes=sizes)
+    for sizes, picks in (([2, 1], [0, 0]), ([1], [1]), ([1, 2], [0]), ([0], [0])):
+        with pytest.raises(ValueError, match=r"Make it with deploy\.choose"):
+            deploy.Chosen(network(), batch_sizes=sizes, picks=picks)
+
+
+def test_the_map_of_a_layer_has_a_number_for_every_way():
+    found = deploy.crossover(16, 8, sparsities=(0.5, 0.9), batch_sizes=(1, 4, 16), int8=True, **QUICK)
+    assert found.shape == (16, 8) and list(found.seconds) == ["dense", "sparse", "int8"]
+    assert all(table.shape == (2, 3) and (table > 0).all() for table in found.seconds.values())
+    seconds = {"dense": np.full((2, 3), 4.0), "sparse": np.array([[8.0, 4, 2], [1, 1, 1]])}
+    figure = md.plot.crossover(found._replace(seconds=seconds))
+    assert [t.get_text() for t in figure.axes[0].texts] == ["1.0x", "1.0x", "2.0x", "4.0x", "4.0x", "4.0x"]
