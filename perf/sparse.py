@@ -4,6 +4,8 @@ The peers multiply a sparse matrix by a dense one, so the samples stand in colum
 has two ways to say that; each case takes the faster. A second table is of our own formats, a third of a whole model.
 """
 
+import warnings
+
 import numpy as np
 
 import minidistill as md
@@ -34,15 +36,17 @@ def torch_csr(layer, x):
     torch = peer("torch")
     if not torch:
         return None
-    weight = torch.tensor(layer.weight.data.T.copy()).to_sparse_csr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that CSR is in beta
+        weight = torch.tensor(layer.weight.data.T.copy()).to_sparse_csr()
     bias, linear = torch.tensor(layer.bias.data), torch.nn.functional.linear
 
     def product(x):
-        with torch.inference_mode():
+        with torch.no_grad():
             return torch.relu_((weight @ torch.from_numpy(x).T).T.contiguous().add_(bias)).numpy()
 
     def by_linear(x):
-        with torch.inference_mode():
+        with torch.no_grad():
             return torch.relu_(linear(torch.from_numpy(x), weight, bias)).contiguous().numpy()
 
     ways = {way: lambda way=way: way(x) for way in (product, by_linear)}

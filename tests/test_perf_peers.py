@@ -120,11 +120,13 @@ def test_onnxruntimes_integer_model_is_ours_and_another_scale_is_noticed(install
         int8.model_sides(model, small, x)
 
 
-def test_scipys_sparse_prediction_is_ours(installed):
-    installed("scipy")
-    x = np.random.default_rng(0).random((3, 20), dtype=np.float32)
-    model = mlp((20, 15, 12, 5))
-    np.testing.assert_allclose(sparse.scipy_predict(model)(x), model(x).numpy(), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize(("name", "side"), [("scipy", sparse.scipy_csr), ("torch", sparse.torch_csr)])
+def test_the_peers_sparse_layers_are_ours(installed, name, side):
+    installed(name)
+    layer, x = sparse.pruned((20, 15), 0.7), np.random.default_rng(0).random((3, 20), dtype=np.float32)
+    result = side(layer, x)()
+    np.testing.assert_allclose(result, layer(x).numpy(), rtol=1e-4, atol=1e-5)
+    assert result.flags.c_contiguous  # an ordinary row-major array
 
 
 @pytest.mark.usefixtures("no_peers")
@@ -136,7 +138,8 @@ def test_without_a_peer_there_is_no_side():
     assert peers.torch_step(model, x, peers.torch_kd_loss(*kd)) is None
     assert peers.jax_step(model, x, peers.jax_cross_entropy(y)) is None
     assert peers.jax_step(model, x, peers.jax_kd_loss(*kd)) is None
-    assert peers.onnx_product(np.zeros((2, 2), np.int8), 0, 1) is None and sparse.scipy_predict(model) is None
+    assert peers.onnx_product(np.zeros((2, 2), np.int8), 0, 1) is None
+    assert sparse.scipy_csr(model.layers[0], x) is None and sparse.torch_csr(model.layers[0], x) is None
 
 
 @pytest.mark.usefixtures("no_peers")

@@ -8,7 +8,7 @@ import pytest
 import minidistill as md
 from minidistill import datasets, distill, losses, nn, optim, prune
 from minidistill.prune.masks import kept_of
-from minidistill.training import Checkpoint, Run
+from minidistill.training import Checkpoint, EarlyStopping, Run
 
 SIZES = {"0": 64 * 16, "1": 16 * 10}
 N = sum(SIZES.values())
@@ -410,3 +410,19 @@ def test_forgetting_is_for_the_named_numbers_only():
     slots = optimizer.state_dict()["slots"]
     assert (slots["0.m"] == 0).tolist() == (slots["0.v"] == 0).tolist() == [[False, True, False], [False, False, True]]
     assert slots["1.m"].all()
+
+
+def test_early_stopping_gives_back_a_model_that_was_measured_under_the_last_masks():
+    """The best weights of a denser epoch under the final mask would be a model that was never measured."""
+    train, _ = datasets.load_digits()
+    model = nn.Sequential(nn.Dense(64, 32, activation="relu"), nn.Dense(32, 10), rng=0)
+    stopping = EarlyStopping(patience=50)
+    schedule = prune.Iterative(0.95, rounds=3, every=2, begin=2)
+    history = md.fit(
+        model, train[200:], validation=train[:200], epochs=9, batch_size=64, callbacks=[schedule, stopping], progress=False,
+        rng=0,
+    )  # fmt: skip
+    losses = history["validation_loss"]
+    assert np.argmin(losses) < 6  # the best of all had more weights
+    assert history.best_epoch == 7 + np.argmin(losses[6:])  # of those after the last pruning
+    assert md.evaluate(model, train[:200])["loss"] == pytest.approx(min(losses[6:]), rel=1e-5)

@@ -23,7 +23,7 @@ import numpy as np
 
 from .. import ops
 from ..files import SMALL_ARCHIVE
-from ..nn import Dense, Mask, Module, Parameter, replace
+from ..nn import Dense, Mask, Parameter, replace
 from ..nn.forward_only import ForwardOnly
 from ..nn.serialize import load, register, save
 from . import huffman

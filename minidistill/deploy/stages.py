@@ -1,4 +1,4 @@
-"""What each stage of Deep Compression is worth: a table as in the paper (Han, Mao & Dally 2016, table 4), counted in bytes
+"""What each stage of Deep Compression is worth: a table like those of the paper (Han, Mao & Dally 2016), counted in bytes
 that were written. Read ``compression.py`` before this file.
 """
 

@@ -8,13 +8,20 @@ beforehand, while nothing is changed. Read ``loop.Run`` with this file.
 
 from __future__ import annotations
 
+import hashlib
 import math
 
+import numpy as np
+
+from ..nn import Mask
 from .checkpoint import save_checkpoint
 
 
 class EarlyStopping:
     """Stop when a number has not improved for a while, and give the model back its best weights.
+
+    While a schedule prunes (``prune/schedules.py``), epochs are compared only with those of the same masks: the best weights
+    of a denser model, under the masks of now, would be a model that was never measured.
 
     Parameters
     ----------
@@ -36,12 +43,15 @@ class EarlyStopping:
         larger = monitor.endswith(("accuracy", "auc", "_at_k"))
         self.mode = mode or ("max" if larger else "min")
         self.patience, self.monitor, self.restore_best = patience, monitor, restore_best
-        self.best, self.best_epoch, self.weights = math.inf, None, None
+        self._forget("")
+
+    def _forget(self, masks):
+        self.best, self.best_epoch, self.weights, self.masks = math.inf, None, None, masks
 
     def on_train_begin(self, run):
         """Forget an earlier run, but for one that goes on here."""
         if run.epoch == 0:
-            self.best, self.best_epoch, self.weights = math.inf, None, None
+            self._forget(_masks_of(run.model))
 
     def on_epoch_end(self, run):
         """Compare, remember, stop."""
@@ -50,6 +60,8 @@ class EarlyStopping:
                 f"EarlyStopping monitors {self.monitor!r}.\nThis run reports: {', '.join(run.logs)}.\n"
                 "Pass validation=0.1 to fit, or monitor one of these."
             )
+        if (masks := _masks_of(run.model)) != self.masks:
+            self._forget(masks)
         value = run.logs[self.monitor] * (-1 if self.mode == "max" else 1)
         if value < self.best:
             self.best, self.best_epoch, self.weights = value, run.epoch, run.model.state_dict()
@@ -64,11 +76,21 @@ class EarlyStopping:
 
     def state_dict(self):
         """The best so far, and its weights."""
-        return {"best": self.best, "best_epoch": self.best_epoch, "weights": self.weights}
+        return {"best": self.best, "best_epoch": self.best_epoch, "weights": self.weights, "masks": self.masks}
 
     def load_state_dict(self, state):
         """Go on from there."""
         self.best, self.best_epoch, self.weights = state["best"], state["best_epoch"], state["weights"]
+        self.masks = state["masks"]
+
+
+def _masks_of(model):
+    """A fingerprint of all masks: a hash of their bits."""
+    digest = hashlib.sha256()
+    for path, parameter in model.named_parameters():
+        for mask in (c for c in parameter.constraints if isinstance(c, Mask)):
+            digest.update(path.encode() + np.packbits(mask.kept).tobytes())
+    return digest.hexdigest()
 
 
 class Checkpoint:
