@@ -47,7 +47,10 @@ def cases():
     yield "requantize_integer", (sums, *(np.full(300, v, np.int32) for v in (2**30, 12)), 3, 3)
     yield "dequantize_sums", (sums, f(128), np.full(128, 7, np.int32), weight.sum(axis=0, dtype=np.int32), f(300))
     yield "lookup_rows", (weight, f(784), rng.integers(0, 784, 1024))
-    yield "sparse_dense", (f(128, 784), SparseMatrix(kept.shape, f(int(kept.sum())), *index_of(kept, "csr")), f(300), True)
+    yield (
+        "sparse_dense",
+        (f(128, 784), SparseMatrix(kept.shape, f(int(kept.sum())), *index_of(kept, "csr")), f(300), True),
+    )
 
 
 def main():

@@ -1,7 +1,8 @@
 """Pruning on MNIST with LeNet-300-100, three seeds: what 92 % sparsity costs, and whether lottery tickets win.
 
 **The price.** 8 %, 9 % and 26 % of the weights of the three layers are left, 12 times fewer in all (the shares of Han et
-al. 2015 for this network): pruned at once, in rounds, gradually, or by lot, which is the control. Every row is trained for
+al. 2015 for this network): pruned at once, in rounds, gradually (with labels, or taught by what it was), or by lot, which is
+the control. Every row is trained for
 as many epochs in all, the dense network too. And every row is tuned as much: three settings, of which the validation images
 (the last 10 000 of the training set) choose one, in shorter runs with a seed that is not among the three. What is the same
 for all rows, the weight decay and how far apart the rounds are, was chosen beforehand on the same images. Seed 0 was used to
@@ -25,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 import minidistill as md
-from minidistill import nn, optim, prune
+from minidistill import distill, nn, optim, prune
 from minidistill.plot.style import BLUE, COLOURS, finish, new_figure
 from perf.distill_mnist import TUNING_SEED, data, verdict
 from perf.harness import FIGURES, RESULTS, Done
@@ -35,6 +36,7 @@ SEEDS = (1, 2, 3)
 SPARSITY = {"0": 0.92, "1": 0.91, "2": 0.74}
 SIZES = {"0": 784 * 300, "1": 300 * 100, "2": 100 * 10}
 EPOCHS, TUNING_EPOCHS, BATCH, RATE, DECAY = 40, 16, 128, 1e-3, 0.1  # for the price
+TEMPERATURE, ALPHA = 2.0, 0.9  # where a network is taught by what it was before pruning
 TICKET_EPOCHS, ROUNDS, EVERY = 12, (7, 9), 250  # for the tickets; validation every so many steps
 POINT = 100  # test images
 
@@ -46,12 +48,18 @@ def network(seed, init=None):
 
 
 # ---- the price: rows of the table, and three settings to choose from -----------------------------------------------------
-def train(model, epochs, rate, seed, *callbacks):
+def steps_of(epochs):
+    return epochs * math.ceil(len(data()[0]) / BATCH)
+
+
+def train(model, epochs, rate, seed, *callbacks, teacher=None, decay=DECAY):
     """AdamW with a cosine to 0 over these epochs. Without the decay, all rows are worse, and the pruned ones by more."""
-    steps = epochs * math.ceil(len(data()[0]) / BATCH)
-    optimizer = optim.AdamW(model.parameters(), lr=optim.cosine(rate * RATE, steps), weight_decay=DECAY)
-    md.fit(model, data()[0], optimizer=optimizer, epochs=epochs, batch_size=BATCH, callbacks=callbacks, progress=False,
-           rng=seed)  # fmt: skip
+    optimizer = optim.AdamW(model.parameters(), lr=optim.cosine(rate * RATE, steps_of(epochs)), weight_decay=decay)
+    how = {"optimizer": optimizer, "epochs": epochs, "batch_size": BATCH, "callbacks": callbacks, "progress": False}
+    if teacher is None:
+        md.fit(model, data()[0], rng=seed, **how)
+    else:
+        distill.distill(teacher, model, data()[0], temperature=TEMPERATURE, alpha=ALPHA, rng=seed, **how)
     return model
 
 
@@ -76,9 +84,17 @@ def sparse_from_the_first(seed, epochs, rate, *callbacks):
 
 
 def gradual(seed, epochs, rate):
-    steps = epochs * math.ceil(len(data()[0]) / BATCH)
+    steps = steps_of(epochs)
     schedule = prune.Gradual(SPARSITY, begin=steps // 10, end=6 * steps // 10, every=100)
     return train(network(seed), epochs, rate, seed, schedule)
+
+
+def taught(seed, epochs, rate, dense_rate, pruned=True):
+    """Two fifths of the epochs dense; then it is pruned gradually, and taught by what it was."""
+    first = 2 * epochs // 5
+    teacher = dense(seed, first, dense_rate)
+    schedule = prune.Gradual(SPARSITY, begin=0, end=6 * steps_of(epochs - first) // 10, every=100)
+    return train(teacher.copy(), epochs - first, rate, seed + 1000, *[schedule][:pruned], teacher=teacher)
 
 
 def in_rounds(half):
@@ -93,6 +109,10 @@ ROWS = {
     "pruned in three rounds": ("retraining rate x", (1, 3, 9), lambda v, seed, epochs, rate: retrained(
         in_rounds, seed, epochs, v, rate)),
     "pruned gradually": ("learning rate x", (1, 3, 9), lambda v, seed, epochs, _: gradual(seed, epochs, v)),
+    "pruned gradually, taught by itself": ("learning rate x", (1, 3, 9), lambda v, seed, epochs, rate: taught(
+        seed, epochs, v, rate)),
+    "dense, taught by itself": ("learning rate x", (1, 3, 9), lambda v, seed, epochs, rate: taught(
+        seed, epochs, v, rate, pruned=False)),
     "sparse by lot, regrown (RigL)": ("learning rate x", (1, 3, 9), lambda v, seed, epochs, _: sparse_from_the_first(
         seed, epochs, v, prune.Regrow(every=100, rng=seed))),
     "sparse by lot": ("learning rate x", (1, 3, 9), lambda v, seed, epochs, _: sparse_from_the_first(seed, epochs, v)),
@@ -103,7 +123,7 @@ def errors(task):
     """[wrong decisions of 10 000, cross-entropy], on the validation images while tuning, on the test images afterwards."""
     row, setting, seed, epochs, dense_rate = task
     model = ROWS[row][2](setting, seed, epochs, dense_rate)
-    if row != "dense":
+    if not row.startswith("dense"):
         masked = {path: count.masked for path, count in prune.sparsity(model).layers.items()}
         assert masked == {path: round(share * SIZES[path]) for path, share in SPARSITY.items()}
     _, validation, test = data()

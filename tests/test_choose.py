@@ -145,6 +145,26 @@ def test_models_with_several_inputs_and_a_forward_of_their_own(clock):
     np.testing.assert_allclose(md.predict(chosen, ids), md.predict(model, ids), rtol=1e-5, atol=1e-6)
 
 
+def test_where_shrinking_is_impossible_it_is_not_one_of_the_ways(clock):
+    class Residual(nn.Module):
+        def __init__(self):
+            self.first, self.second, self.out = (nn.Dense(6, 6, "relu", rng=i) for i in range(3))
+
+        def forward(self, x):
+            h = self.first(x)
+            return self.out(h + self.second(h))
+
+    model, x = Residual(), inputs()[:, :6]
+    prune.neurons(model, {"second": 0.5})
+    with pytest.raises(ValueError, match="cannot take them out"):
+        prune.shrink(model, example=x[:2])
+    clock |= {"sparse": 0.5}
+    chosen = deploy.choose(model, x, batch_sizes=(4,))
+    assert {row["way"] for row in chosen.measured} == {"dense", "sparse", "mixed"}
+    assert type(chosen.at(4).second).__name__ == "SparseDense"
+    np.testing.assert_allclose(md.predict(chosen, x), md.predict(model, x), rtol=1e-5, atol=1e-6)
+
+
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="choose found no Dense layer"):
         deploy.choose(nn.Embedding(3, 2), np.zeros(3, int))

@@ -12,6 +12,7 @@ are known to the int8 model as a whole only.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -103,7 +104,7 @@ class Chosen(Module):
 
     def __repr__(self):
         runs = ", ".join(f"{size}: form {pick}" for size, pick in zip(self.batch_sizes, self.picks))
-        return f"Chosen({len(self.forms)} forms; batch {runs})"
+        return f"Chosen({len(self.forms)} form{'s' * (len(self.forms) != 1)}; batch {runs})"
 
 
 def choose(model, data, batch_sizes=(1, 32, 256), int8=False, seconds=0.01, rounds=5):
@@ -112,7 +113,8 @@ def choose(model, data, batch_sizes=(1, 32, 256), int8=False, seconds=0.01, roun
     Parameters
     ----------
     model : Module
-        Pruned or not. Where masks have emptied whole neurons, `shrink` takes them out first: that changes no answer.
+        Pruned or not. Where masks have emptied whole neurons, `shrink` takes them out first, if it can: that changes no
+        answer.
     data : ndarray, tuple of ndarrays (several inputs), or Dataset
         Typical inputs: what layers are timed on, and what int8 is calibrated with. Repeated if they are fewer than a batch.
     batch_sizes : tuple of int
@@ -143,9 +145,8 @@ def choose(model, data, batch_sizes=(1, 32, 256), int8=False, seconds=0.01, roun
     forms, picks, measured = [], [], []
     for size in sizes:
         batch = rows_of(data, size)
-        best_ways, layer_rows = _time_layers(
-            whole["shrunk" if "shrunk" in whole else "dense"], ways, batch, size, timing
-        )
+        dense = whole.get("shrunk", whole["dense"])
+        best_ways, layer_rows = _time_layers(dense, ways, batch, size, timing)
         candidates = dict(whole)
         if len(set(best_ways.values())) > 1:
             candidates["mixed"] = _assemble(whole, ways, best_ways)
@@ -182,7 +183,8 @@ def _whole_models(model, data, int8):
     base, whole = model.copy(), {}
     whole["dense"] = _without_masks(model.copy())
     if any(isinstance(c, Mask) for p in model.parameters() for c in p.constraints):
-        base = shrink(base, example=rows_of(data, 2))
+        with suppress(ValueError):  # units that are tied to others cannot go: then it is not one of the ways
+            base = shrink(base, example=rows_of(data, 2))
         if sum(p.size for p in base.parameters()) < sum(p.size for p in model.parameters()):
             whole["shrunk"] = _without_masks(base.copy())
     dense = whole.get("shrunk", whole["dense"])

@@ -81,6 +81,9 @@ class HuffmanDense(ForwardOnly):
         layer.check()
         return layer
 
+    weight = property(lambda self: self._get().weight)
+    stored_weights = property(lambda self: int(self._get().kept.sum()))
+
     def to_dense(self):
         """An ordinary `Dense` with the same weights and a `Mask`, which trains again."""
         decoded = self._get()

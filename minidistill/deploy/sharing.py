@@ -65,6 +65,7 @@ class SharedDense(Module):
         self.bias = Parameter(np.zeros(out_features, np.float32)) if bias else None
 
     weight = property(lambda self: self._weight().numpy())
+    stored_weights = property(lambda self: len(self.positions))
 
     @classmethod
     def from_dense(cls, dense, bits, init="linear", rng=None):

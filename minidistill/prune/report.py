@@ -9,11 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..nn import Dense
-from ..nn.forward_only import ForwardOnly
 from ..training import evaluate
 from .criteria import magnitude
 from .masks import check_sparsity, kept_of, prunable
-from .sparse import SparseDense
 
 
 class Count(NamedTuple):
@@ -66,7 +64,7 @@ class SparsityReport:
 
 
 def sparsity(model):
-    """Count the weights of every dense, sparse and integer layer.
+    """Count the weights of every layer that multiplies: dense, sparse, shared, integer.
 
     Parameters
     ----------
@@ -77,17 +75,17 @@ def sparsity(model):
     SparsityReport
         Integer layers keep no mask: what pruning left there are zeros, and rounding made more of them.
     """
-    layers = [(path, m) for path, m in model.named_modules() if isinstance(m, (Dense, ForwardOnly))]
+    layers = [(p, m) for p, m in model.named_modules() if len(m.modules()) == 1 and hasattr(m, "in_features")]
     return SparsityReport({path: _count(layer) for path, layer in layers})
 
 
 def _count(layer):
     n = layer.in_features * layer.out_features
-    if isinstance(layer, SparseDense):
-        return Count(n, n - np.count_nonzero(layer.values), n - len(layer.values))
-    weight = np.asarray(layer.weight)
-    masked = n - np.count_nonzero(kept_of(layer.weight)) if isinstance(layer, Dense) else 0
-    return Count(n, n - np.count_nonzero(weight), masked)
+    if isinstance(layer, Dense):
+        masked = n - np.count_nonzero(kept_of(layer.weight))
+    else:
+        masked = n - getattr(layer, "stored_weights", n)  # what is not even stored
+    return Count(n, n - np.count_nonzero(np.asarray(layer.weight)), masked)
 
 
 class SensitivityReport:

@@ -113,6 +113,11 @@ class SparseDense(ForwardOnly):
     def weight(self):
         return np.asarray(self.matrix())
 
+    @property
+    def stored_weights(self):
+        """How many weights are stored."""
+        return len(self.values)
+
     def matrix(self):
         """The stored weights as the kernels take them: a `SparseMatrix` that looks at this layer's arrays."""
         if self._matrix is None:
