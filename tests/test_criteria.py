@@ -430,3 +430,13 @@ def test_second_order_mistakes_change_nothing(options, text):
     with pytest.raises(ValueError, match=text):
         prune.obs(model, 0.5, **{"data": samples(), **options})
     assert sequence(model) == before
+
+
+def test_the_lot_knows_nothing_of_a_model_made_with_the_same_number():
+    """Weights and lot from one stream are the same numbers: the most negative weights would go, and no others."""
+    model = nn.Sequential(nn.Dense(100, 100, activation="relu"), nn.Dense(100, 10), rng=7)
+    before = model.layers[0].weight.data.copy()
+    prune.random(model, 0.3, rng=7)
+    gone = model.layers[0].weight.data == 0
+    assert abs(np.mean(before[gone] < 0) - 0.5) < 0.05
+    assert abs(before[gone].mean()) < 0.1 * np.abs(before).mean()

@@ -142,7 +142,8 @@ def random(model, sparsity, scope="global", layers=None, rng=None):
     ValueError
         As in `magnitude`. The model is unchanged then.
     """
-    chosen, rng = prunable(model, layers, sparsity), np.random.default_rng(rng)
+    # A stream of its own: a model made with the same number was drawn from the numbers that this generator gives first.
+    chosen, (rng,) = prunable(model, layers, sparsity), np.random.default_rng(rng).spawn(1)
     mask_lowest(chosen, {path: rng.random(layer.weight.shape) for path, layer in chosen.items()}, sparsity, scope)
     return model
 
