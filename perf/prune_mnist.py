@@ -236,14 +236,14 @@ def price_as_text(rows):
     total = sum(SIZES[path] - round(share * SIZES[path]) for path, share in SPARSITY.items())
     lines = [
         f"LeNet-300-100 with {left} of its layers' weights left, {sum(SIZES.values()) / total:.1f} times fewer",
-        f"{'':<30}  {'test error, %':>12}  {'points above dense':>18}  {'in errors of 10 000':>20}  setting",
+        f"{'':<36}  {'test error, %':>12}  {'points above dense':>18}  {'in errors of 10 000':>20}  setting",
     ]
     dense = np.array(rows["dense"]["errors"], float)
     for name, row in rows.items():
         wrong = np.array(row["errors"], float)
         above = "" if row is rows["dense"] else f"{(wrong - dense).mean() / POINT:+.2f}"
         lines.append(
-            f"{name:<30}  {shown(wrong / POINT, 2):>12}  {above:>18}  {compared(wrong, dense):>20}  {row['setting']}"
+            f"{name:<36}  {shown(wrong / POINT, 2):>12}  {above:>18}  {compared(wrong, dense):>20}  {row['setting']}"
         )
     return "\n".join([*lines, NOTE])
 

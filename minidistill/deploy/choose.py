@@ -12,6 +12,8 @@ are known to the int8 model as a whole only.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect
 from contextlib import suppress
 from functools import partial
 
@@ -68,10 +70,12 @@ class Chosen(Module):
                 "each has the number of a form.\nMake it with deploy.choose."
             )
 
+        # Halfway, by ratio, to the next size. A small net takes microseconds, so looking it up must not take one.
+        self._ends = [math.sqrt(a * b) for a, b in zip(self.batch_sizes, self.batch_sizes[1:])]
+
     def at(self, rows):
         """The form that runs for a batch of this many rows."""
-        distance = np.abs(np.log(np.array(self.batch_sizes) / max(rows, 1)))
-        return self.forms[self.picks[int(distance.argmin())]]
+        return self.forms[self.picks[bisect(self._ends, rows)]]
 
     def forward(self, *inputs):
         """Through the form for this batch size."""
