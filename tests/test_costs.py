@@ -73,7 +73,7 @@ def test_python_functions_entered_in_a_step():
 def test_python_functions_entered_in_a_prediction():
     model, x = mlp((64, 32, 10)), batch((64, 32, 10), 1)[0]
     md.predict(model, x)
-    assert python_calls(lambda: md.predict(model, x)) <= 27
+    assert python_calls(lambda: md.predict(model, x)) <= 28  # one of them asks a model which of its forms runs
 
 
 # ---- bytes -----------------------------------------------------------------------------------------------------------
