@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from kernel_checks import DTYPES, assert_close, assert_same, jit_only, layouts, seeded, unchanged
+from kernel_checks import DTYPES, assert_close, assert_same, layouts, seeded, unchanged
 
 from minidistill import kernels
 from minidistill.kernels import reference

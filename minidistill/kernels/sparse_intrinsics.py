@@ -127,8 +127,11 @@ def finish_16(typingctx, source, source_step, scale, bias, low, to, to_step):
 
 @intrinsic
 def add_up_16(typingctx, sums, scale, bias, low, out):
-    """The totals of 16 rows of 16 partial sums, scaled, with a bias, and held above ``low``. Turned first, they are one sum of
-    16 vectors, where adding up each row by itself would take four steps that wait for each other."""
+    """The totals of 16 rows of 16 partial sums, scaled, with a bias, and held above ``low``.
+
+    Turned first, they are one sum of 16 vectors, where adding up each row by itself would take four steps that wait for each
+    other.
+    """
 
     def generate(context, builder, signature, arguments):
         sums, scale, bias, low, out = arguments
