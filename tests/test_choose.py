@@ -183,3 +183,50 @@ def test_the_map_of_a_layer_has_a_number_for_every_way():
     seconds = {"dense": np.full((2, 3), 4.0), "sparse": np.array([[8.0, 4, 2], [1, 1, 1]])}
     figure = md.plot.crossover(found._replace(seconds=seconds))
     assert [t.get_text() for t in figure.axes[0].texts] == ["1.0x", "1.0x", "2.0x", "4.0x", "4.0x", "4.0x"]
+
+
+def test_a_chosen_model_refuses_to_train_and_its_remedy_works(clock):
+    model, x = network(), inputs()
+    clock |= {"sparse": 2.0}
+    chosen = deploy.choose(model, x, batch_sizes=(4,))
+    data = md.datasets.Dataset(x, np.zeros(len(x), np.int64))
+    before = chosen.state_dict()
+    with pytest.raises(RuntimeError, match=r"backward reached Chosen.*\nIts forms only run"):
+        md.fit(chosen, data, epochs=1, progress=False)
+    assert all(np.array_equal(array, before[path]) for path, array in chosen.state_dict().items())
+
+
+def test_a_chosen_model_of_a_users_class_is_refused_by_save_not_by_load(clock, tmp_path):
+    class Mine(nn.Module):
+        def __init__(self):
+            self.a = nn.Dense(20, 4, rng=0)
+
+        def forward(self, x):
+            return self.a(x)
+
+    chosen = deploy.choose(Mine(), inputs(), batch_sizes=(4,))
+    with pytest.raises(ValueError, match=r"forms are of the class Mine.*\n.*\nSave the model that it was made from"):
+        md.save(chosen, tmp_path / "mine.npz")
+    assert not (tmp_path / "mine.npz").exists()
+
+
+def test_shrinking_is_checked_on_more_than_two_samples(clock):
+    """A gate that the graph does not see, and that is open for the first samples."""
+
+    class Gate(nn.Module):
+        def __init__(self):
+            self.a, self.b = nn.Dense(4, 6, activation="sigmoid", rng=0), nn.Dense(6, 3, rng=1)
+
+        def forward(self, x):
+            return self.b(self.a(x) * (np.asarray(x)[:, :1] > 0).astype(np.float32))
+
+    model, x = Gate(), inputs()[:, :4]
+    x[:3, 0] = np.abs(x[:3, 0])
+    prune.neurons(model, 0.5, layers=["a"])
+    with pytest.raises(ValueError, match="changes with the input"):
+        prune.shrink(model, example=x)
+    with pytest.raises(ValueError, match="an example of 1 samples"):
+        prune.shrink(model, example=x[:1])
+    chosen = deploy.choose(model, x, batch_sizes=(4,))
+    assert "shrunk" not in {row["way"] for row in chosen.measured}
+    np.testing.assert_allclose(md.predict(chosen, x), md.predict(model, x), rtol=1e-5, atol=1e-6)

@@ -1,5 +1,7 @@
 """Criteria of pruning: what each one scores, in what scope, and what the second-order one corrects."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -440,3 +442,39 @@ def test_the_lot_knows_nothing_of_a_model_made_with_the_same_number():
     gone = model.layers[0].weight.data == 0
     assert abs(np.mean(before[gone] < 0) - 0.5) < 0.05
     assert abs(before[gone].mean()) < 0.1 * np.abs(before).mean()
+
+
+@pytest.mark.parametrize("call", [
+    lambda m: prune.magnitude(m, 0.9999),
+    lambda m: prune.magnitude(m, {"0": 0.9999}),
+    lambda m: prune.magnitude(m, 0.97, scope="output"),
+    lambda m: prune.random(m, 0.9999, rng=0),
+    lambda m: prune.blocks(m, 0.9999, shape=(1, 1)),
+    lambda m: prune.obs(m, 0.9999, np.eye(8, dtype=np.float32)),
+])  # fmt: skip
+def test_rounding_may_not_take_everything_either(call):
+    model = nn.Sequential(nn.Dense(8, 8, "relu"), nn.Dense(8, 4), rng=0)
+    before = model.state_dict()
+    with pytest.raises(ValueError, match="Nothing would be left"):
+        call(model)
+    assert all(np.array_equal(array, before[path]) for path, array in model.state_dict().items())
+    assert not any(p.constraints for p in model.parameters())
+
+
+def test_reports_count_tables_with_a_mask_in_numbers_that_json_holds():
+    model = nn.Sequential(nn.Embedding(10, 4), rng=0)
+    assert prune.sparsity(model).layers == {}
+    prune.embedding_rows(model, 0.5)
+    assert json.loads(json.dumps(prune.sparsity(model).layers["0"]._asdict())) == {
+        "weights": 40,
+        "zeros": 20,
+        "masked": 20,
+    }
+
+
+def test_a_weight_that_is_not_finite_is_no_int8_number():
+    layer = prune.magnitude(nn.Dense(4, 2, rng=0), 0.25)
+    layer.weight.data[1, 1] = np.nan
+    for values in ("float32", "int8"):
+        with pytest.raises(ValueError, match="NaN, infinite, or beyond float32"):
+            prune.to_sparse(layer, values=values)

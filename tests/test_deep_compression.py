@@ -457,7 +457,7 @@ def test_a_small_file_cannot_make_a_large_layer(small_file, tmp_path):
     header = json.loads(arrays["model.json"].tobytes())
     header["modules"]["0"]["config"]["in_features"] = 10**9
     write_npz(path, arrays | {"model.json": np.frombuffer(json.dumps(header).encode(), np.uint8)})
-    with pytest.raises(FileFormatError, match="would unpack"):
+    with pytest.raises(FileFormatError, match="layers unpack to"):
         deploy.load_compressed(path)
 
 
@@ -501,3 +501,13 @@ def test_a_lenet_of_random_weights_is_small_and_quick_to_read(tmp_path):
         md.predict(deploy.load_compressed(tmp_path / "lenet.npz"), np.ones((3, 784), np.float32)),
         md.predict(shared, np.ones((3, 784), np.float32)),
     )
+
+
+def test_many_small_layers_together_cannot_unpack_beyond_the_limit(tmp_path):
+    layers = [prune.magnitude(nn.Dense(300, 300, bias=False, rng=i), 0.9999) for i in range(5)]
+    small = deploy.compress(deploy.share_weights(nn.Sequential(*layers), 2))
+    md.save(small, tmp_path / "many.npz")
+    assert (tmp_path / "many.npz").stat().st_size < 10_000
+    with pytest.raises(FileFormatError, match=r"unpack to 2,25\d,\d+ bytes, more than max_bytes = 1,000,000"):
+        md.load(tmp_path / "many.npz", max_bytes=1_000_000)
+    md.load(tmp_path / "many.npz", max_bytes=3_000_000)

@@ -88,6 +88,7 @@ def test_the_product_is_that_of_the_dense_matrix(how, rows, k, n, density, int8,
         assert (abs(result - (np.maximum(exact, 0) if relu else exact)) <= bound(x, dense, bias)).all()
 
 
+@jit_only  # the reference goes through BLAS, which makes no such promise
 @pytest.mark.parametrize("how", HOW[:3])
 @pytest.mark.parametrize("rows", [1, 2, 40, 256, 700])
 def test_large_products_on_one_thread_and_on_more_are_the_same(how, rows):
@@ -140,6 +141,16 @@ def test_every_layout_of_the_input_is_read():
         np.testing.assert_allclose(result, x @ dense, rtol=1e-5, atol=1e-5, err_msg=name)
     wide = kernels.sparse_dense(x.astype(np.float64), matrix)
     np.testing.assert_allclose(wide, x.astype(np.float64) @ dense, rtol=1e-14)
+
+
+@jit_only
+def test_a_bias_of_another_type_is_converted_and_of_another_length_refused():
+    matrix, dense = random_matrix(HOW[0], 24, 6, 0.5, 6)
+    x = np.ones((40, 24), np.float32)
+    bias = np.arange(6.0)
+    np.testing.assert_allclose(kernels.sparse_dense(x, matrix, bias), x @ dense + bias, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="broadcast"):
+        kernels.sparse_dense(x, matrix, np.ones(5, np.float32))
 
 
 @jit_only

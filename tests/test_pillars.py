@@ -6,6 +6,7 @@ import pytest
 import minidistill as md
 from minidistill import datasets, distill, ledger, losses, nn, ops, optim, prune, quantize
 from minidistill.datasets import Dataset
+from minidistill.prune.masks import set_mask
 from minidistill.training import Checkpoint
 
 
@@ -160,7 +161,10 @@ def test_pruned_columns_cost_nothing_and_wide_layers_get_wider_indices():
 def test_a_fully_pruned_layer_gives_its_bias():
     dense = nn.Dense(20, 3, rng=0)
     dense.bias.assign([1, 2, 3])
-    sparse = prune.to_sparse(prune.magnitude(dense, 0.999))  # round(59.94) of 60
+    with pytest.raises(ValueError, match=r"every weight of ''.\nNothing would be left"):
+        prune.magnitude(dense, 0.999)  # round(59.94) of 60
+    set_mask(dense.weight, np.zeros((20, 3), bool))
+    sparse = prune.to_sparse(dense)
     assert sparse.values.size == 0
     for batch in (1, 9):
         np.testing.assert_array_equal(md.predict(sparse, inputs(batch)), np.tile([1, 2, 3], (batch, 1)))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minidistill import nn, plot, prune
+from minidistill import deploy, nn, plot, prune
 from minidistill.prune.report import SensitivityReport
 
 
@@ -48,3 +48,11 @@ def test_what_cannot_be_drawn_is_told():
     for nothing in (np.ones(3), nn.ReLU(), nn.Sequential(nn.Dense(2, 2))):
         with pytest.raises(ValueError, match="one weight matrix"):
             plot.sparsity_pattern(nothing)
+
+
+def test_the_pattern_of_every_layer_that_pruning_makes():
+    model = prune.magnitude(nn.Sequential(nn.Dense(6, 4, rng=0)), 0.5)
+    shared = deploy.share_weights(model, 2)
+    for layer in (prune.to_sparse(model), shared, deploy.compress(shared)):
+        figure = plot.sparsity_pattern(layer.layers[0])
+        assert "12 of 24" in figure.axes[0].get_title()

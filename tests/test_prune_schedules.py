@@ -426,3 +426,56 @@ def test_early_stopping_gives_back_a_model_that_was_measured_under_the_last_mask
     assert np.argmin(losses) < 6  # the best of all had more weights
     assert history.best_epoch == 7 + np.argmin(losses[6:])  # of those after the last pruning
     assert md.evaluate(model, train[:200])["loss"] == pytest.approx(min(losses[6:]), rel=1e-5)
+
+
+class Interrupt:
+    """Ctrl-C after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, run):
+        if run.step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_a_run_interrupted_after_a_pruning_keeps_the_weights_of_now(data):
+    model, best = network(), EarlyStopping(patience=9)
+    history = md.fit(
+        model,
+        data,
+        validation=data,
+        epochs=4,
+        callbacks=[prune.OneShot(0.5, at=20), best, Interrupt(22)],
+        progress=False,
+        rng=0,
+    )
+    twin = network()
+    md.fit(
+        twin,
+        data,
+        validation=data,
+        epochs=4,
+        callbacks=[prune.OneShot(0.5, at=20), Interrupt(22)],
+        progress=False,
+        rng=0,
+    )
+    assert history.interrupted and history.best_epoch is None
+    assert np.array_equal(model.layers[0].weight.data, twin.layers[0].weight.data)
+
+
+def test_a_resumed_exchange_goes_on_with_the_layers_it_began_with(data, tmp_path):
+    def callbacks():
+        first, second = prune.OneShot({"0": 0.5}), prune.OneShot({"1": 0.5}, at=12)
+        return [first, second, prune.Regrow(every=3, fraction=0.5, rng=0), Checkpoint(tmp_path / "run.npz")]
+
+    def train(epochs, interrupt=(), **options):
+        model = network()
+        md.fit(model, data, epochs=epochs, callbacks=[*callbacks(), *interrupt], progress=False, rng=0, **options)
+        return model
+
+    straight = train(6)
+    train(6, [Interrupt(3 * STEPS + 2)])
+    resumed = train(6, [Interrupt(999)], resume=tmp_path / "run.npz")
+    for a, b in zip(straight.parameters(), resumed.parameters()):
+        assert np.array_equal(a.data, b.data)

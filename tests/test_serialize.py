@@ -273,3 +273,18 @@ def test_describe_shows_what_is_there_without_building_it(tmp_path):
     text = str(nn.describe(tmp_path / "m.npz"))
     assert "towers.user" in text and "Embedding(num_embeddings=11, embedding_dim=4)" in text
     assert "50.00%" in text and "note: half" in text and "every checksum holds" in text
+
+
+@pytest.mark.parametrize("change", [
+    {"m": 300}, {"n": 10**11}, {"n": 0}, {"m": 0}, {"format": "bitmap"}, {"in_features": 2**40},
+])  # fmt: skip
+def test_sparse_layers_that_ask_for_more_than_the_file_holds_are_refused(change, tmp_path):
+    """Before anything of that size is allocated."""
+    model = prune.n_m(nn.Sequential(nn.Dense(8, 3, rng=0)), 2, 4)
+    md.save(prune.to_sparse(model, format="n_m"), tmp_path / "good.npz")
+    arrays = dict(np.load(tmp_path / "good.npz"))
+    header = json.loads(arrays["model.json"].tobytes())
+    header["modules"]["0"]["config"] |= change
+    np.savez(tmp_path / "bad.npz", **arrays | {"model.json": np.frombuffer(json.dumps(header).encode(), np.uint8)})
+    with pytest.raises(FileFormatError):
+        md.load(tmp_path / "bad.npz")

@@ -653,3 +653,14 @@ def test_carried_over_by_hand():
     optimizer.step({"w": [grads["w"][0], None], "b": None})
     assert np.array_equal(np.concatenate(halves), tree["w"][0])
     refused(lambda: optimizer.carried_over({id(tree["b"]): [(small, ...)]}), "shape (3,)", "has its shape", "the index")
+
+
+def test_outputs_behind_flatten_stay():
+    model = nn.Sequential(
+        nn.Embedding(10, 4), nn.Dense(4, 6, activation="relu"), nn.Dense(6, 3), nn.Flatten(), rng=0
+    )  # fmt: skip
+    prune.neurons(model, 0.5, layers=["1"])
+    ids = np.arange(35).reshape(5, 7) % 10
+    smaller = prune.shrink(model, example=ids)
+    assert [layer.weight.shape for layer in smaller.layers[:3]] == [(10, 4), (4, 3), (3, 3)]
+    np.testing.assert_allclose(md.predict(smaller, ids), md.predict(model, ids), rtol=1e-5, atol=1e-6)

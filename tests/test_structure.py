@@ -351,3 +351,13 @@ def test_what_cannot_be_guessed_is_asked_for(model):
     x = inputs()
     assert [a.shape for a in nn.example_inputs(model, x)] == [(2, 20)]
     assert [a.shape for a in nn.example_inputs(model, (x, ids()[0]))] == [(2, 20), (2,)]
+
+
+def test_a_hidden_layer_that_shares_its_weight_with_the_output_is_spared():
+    model = nn.Sequential(nn.Dense(6, 6, "relu"), nn.Dense(6, 6, "relu"), nn.Dense(6, 6), rng=0)
+    model.layers[2].weight = model.layers[0].weight
+    prune.neurons(model, 0.5)
+    assert model.layers[2].weight.constraints == [] and len(model.layers[1].weight.constraints) == 1
+    with pytest.raises(ValueError, match="of which some share a weight"):
+        prune.magnitude(model, {"0": 0.5, "2": 0.9})
+    assert model.layers[0].weight.constraints == []

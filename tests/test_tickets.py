@@ -172,7 +172,9 @@ def test_rates_by_layer_and_chosen_layers(data):
     assert [ticket.kept for ticket in by_path] == [{"2": 200}, {"2": 100}, {"2": 50}]
     assert all(ticket.trained.layers[0].weight.constraints == [] for ticket in by_path)
     first = prune.lottery_tickets(network(), trainer(data, epochs=1), 1, layers="0", output_rate=0.25)
-    assert first[1].kept == {"0": 960}
+    assert first[1].kept == {"0": 1024}  # no output layer
+    turned = prune.lottery_tickets(network(), trainer(data, epochs=1), 1, layers=["2", "0"], output_rate=0.25)
+    assert turned[1].kept == {"2": 150, "0": 1024}  # whatever the order
 
 
 def test_a_model_that_is_sparse_already_goes_on_from_there(data):

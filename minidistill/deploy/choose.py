@@ -27,7 +27,7 @@ from ..nn.forward_only import replaceable
 from ..nn.serialize import register
 from ..prune import SparseDense, shrink
 from ..quantize import post_training
-from ..tensor import as_tensor
+from ..tensor import as_tensor, record
 from ..timing import compare
 from ..training import predict
 
@@ -79,7 +79,23 @@ class Chosen(Module):
 
     def forward(self, *inputs):
         """Through the form for this batch size."""
-        return self.at(len(inputs[0]))(*inputs)
+        out = as_tensor(self.at(len(inputs[0]))(*inputs))
+        return record("Chosen", out.data, (out,), self._refuse, saves=())
+
+    def _refuse(self, g):
+        raise RuntimeError(
+            f"backward reached {self!r}.\nIts forms only run: trained, each would become another model.\n"
+            "Train the model that it was made from, and choose again."
+        )
+
+    def check_savable(self, known):
+        """Refuse to write what no one could read: forms are built from the file, so it has to know their classes."""
+        own = next((m for form in self.forms for m in form.modules() if not known(m)), None)
+        if own is not None:
+            raise ValueError(
+                f"save met a Chosen whose forms are of the class {type(own).__name__}.\nIts forms are built from the file, "
+                "which knows the engine's own classes only.\nSave the model that it was made from, and choose again."
+            )
 
     def table(self):
         """What was measured, as a printable table: microseconds of every way, the one that runs marked."""
@@ -167,6 +183,10 @@ def choose(model, data, batch_sizes=(1, 32, 256), int8=False, seconds=0.01, roun
 def rows_of(data, size):
     """Inputs of exactly this many samples, repeated from the start if there are fewer; a tuple if there are several."""
     inputs = data.inputs if isinstance(data, Dataset) else data if isinstance(data, tuple) else (data,)
+    if not len(inputs[0]):
+        raise ValueError(
+            "choose got data without samples.\nLayers are timed on what they really get.\nPass typical inputs: train.x."
+        )
     index = np.arange(size) % len(inputs[0])
     taken = tuple(np.asarray(x)[index] for x in inputs)
     return taken if len(taken) > 1 else taken[0]
@@ -188,7 +208,7 @@ def _whole_models(model, data, int8):
     whole["dense"] = _without_masks(model.copy())
     if any(isinstance(c, Mask) for p in model.parameters() for c in p.constraints):
         with suppress(ValueError):  # units that are tied to others cannot go: then it is not one of the ways
-            base = shrink(base, example=rows_of(data, 2))
+            base = shrink(base, example=rows_of(data, CALIBRATION))
         if sum(p.size for p in base.parameters()) < sum(p.size for p in model.parameters()):
             whole["shrunk"] = _without_masks(base.copy())
     dense = whole.get("shrunk", whole["dense"])
@@ -201,7 +221,8 @@ def _whole_models(model, data, int8):
     if int8:
         arrived = _arrivals(dense, ways, rows_of(data, CALIBRATION))
         for path in ways:
-            ways[path]["int8"] = post_training(Sequential(base.get(path)), calibration=arrived[path]).layers[0]
+            if path in arrived:
+                ways[path]["int8"] = post_training(Sequential(base.get(path)), calibration=arrived[path]).layers[0]
         whole["int8"] = post_training(base, calibration=data)
     return {name: form.eval() for name, form in whole.items()}, ways
 
@@ -257,7 +278,7 @@ def _rows(batch, what, times, best):
 
 
 def _checked_sizes(batch_sizes):
-    sizes = [batch_sizes] if isinstance(batch_sizes, int) else list(batch_sizes)
+    sizes = [batch_sizes] if hasattr(batch_sizes, "__index__") else list(batch_sizes)
     if not sizes or any(isinstance(size, bool) or not hasattr(size, "__index__") or size < 1 for size in sizes):
         raise ValueError(
             f"choose got batch_sizes = {batch_sizes}.\nThey are whole numbers of samples, at least 1.\n"

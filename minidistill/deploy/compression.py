@@ -131,6 +131,11 @@ class HuffmanDense(ForwardOnly):
         """As in `Dense`."""
         return {"stored": (config["nbytes"],)}
 
+    @staticmethod
+    def unpacked_bytes(config):
+        """What decoding takes at least: the matrix and its mask, which no array of the file shows."""
+        return 5 * config["in_features"] * config["out_features"]
+
     def __repr__(self):
         return f"{super().__repr__()[:-1]}, {len(self.stored):,} bytes)"
 

@@ -195,8 +195,9 @@ def _chosen(model, bits, layers):
     if unknown or not paths:
         what = f"was asked for the layers {unknown}" if unknown else "found no masked Dense layer"
         raise ValueError(
-            f"share_weights {what}.\nIt shares the weights of Dense layers, by default of those with a mask.\nPrune first: "
-            f"prune.magnitude(model, 0.9); or name some of: {', '.join(map(repr, known)) or 'none'}."
+            f"share_weights {what}.\nIt shares the weights of Dense layers, by default of those with a mask.\nPrune first, "
+            "and share before to_sparse: prune.magnitude(model, 0.9); or name some of: "
+            f"{', '.join(map(repr, known)) or 'none'}."
         )
     chosen = {path: (known[path], bits[path] if isinstance(bits, dict) else bits) for path in paths}
     for path, (layer, n) in chosen.items():

@@ -55,6 +55,8 @@ def sparse_dense(x: np.ndarray, weight, bias: np.ndarray | None = None, relu: bo
     out = _new((rows, outputs), np.float32)
     few, tiles, starts, scales = weight.prepared or _prepare(weight)
     bias = np.zeros(outputs, np.float32) if bias is None else bias
+    if bias.dtype is not _FLOAT32 or bias.size != outputs or not bias.flags.carray:
+        bias = np.array(np.broadcast_to(bias, outputs), np.float32)
     arguments = x, weight.values, weight.index, weight.row_starts, starts, scales, bias, 0.0 if relu else -_INF, out
     if rows < _FEW_ROWS:
         work = rows * (inputs * outputs * 3 // LANES if weight.format == "bitmap" else stored)

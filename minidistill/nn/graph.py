@@ -109,8 +109,8 @@ def trace(model, *inputs):
     return Graph(nodes, unused)
 
 
-def example_inputs(model, example=None):
-    """Two samples to trace a model with: those given, or zeros, where the model's first layers tell what it takes.
+def example_inputs(model, example=None, rows=2):
+    """Samples to trace a model with: those given, or two of zeros, where the model's first layers tell what it takes.
 
     Parameters
     ----------
@@ -118,6 +118,8 @@ def example_inputs(model, example=None):
         Guessed are `Sequential`, `Concatenate` with branches, and single layers, one inside the other.
     example : ndarray, or tuple of ndarrays (several inputs), optional
         Of two samples or more; needed for models with a ``forward`` of their own.
+    rows : int
+        How many of the samples given to take.
 
     Returns
     -------
@@ -127,10 +129,17 @@ def example_inputs(model, example=None):
     Raises
     ------
     ValueError
-        If no example is given and none can be guessed.
+        If no example is given and none can be guessed, or it has fewer than two samples.
     """
     if example is not None:
-        return tuple(np.asarray(x)[:2] for x in (example if isinstance(example, tuple) else (example,)))
+        inputs = tuple(np.asarray(x)[:rows] for x in (example if isinstance(example, tuple) else (example,)))
+        if min(len(x) if x.ndim else 0 for x in inputs) < 2:
+            raise ValueError(
+                f"an example of {min(len(x) if x.ndim else 0 for x in inputs)} samples was given for "
+                f"{type(model).__name__}.\nTwo or more show what changes with the input and what does not.\n"
+                "Pass example=train.x[:100]."
+            )
+        return inputs
     guessed = _guess_inputs(model)
     if guessed is None:
         raise ValueError(

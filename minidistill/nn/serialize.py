@@ -48,6 +48,9 @@ def save(model, path, metadata=None):
         raise TypeError(
             f"save got a {type(model).__name__}.\nIt writes an nn.Module.\nWrite md.save(model, 'model.npz')."
         )
+    for module in model.modules():
+        if hasattr(module, "check_savable"):
+            module.check_savable(_is_known)
     arrays = dict(sorted(model.state_dict().items()))
     header = {
         "format": FORMAT,
@@ -94,6 +97,7 @@ def load(path, into=None, max_bytes=4 * 2**30):
     """
     header, arrays = read_header(path, max_bytes)
     try:
+        _check_unpacked(header, arrays, max_bytes, path)
         if into is None:
             model = _build(header, "", arrays, {}, path)
             _fill(model, header, arrays, path)
@@ -147,6 +151,7 @@ def describe(path):
         what = f"the same as {entry['same_as']!r}" if "same_as" in entry else _call(entry)
         prefix = f"{module}." if module else ""
         own = [n for n in header["arrays"] if n.startswith(prefix) and "." not in n[len(prefix) :] and ":" not in n]
+        what = what if len(what) <= 100 else f"{what[:97]}..."  # what a choice was made by would fill a page
         first = f"{module or '(model)':<16} {what:<44}"
         for name in own or [None]:
             if name is None:
@@ -175,9 +180,14 @@ def _module_tree(model):
             tree[path] = {"same_as": first[id(module)]}
         else:
             first[id(module)] = path
-            known = _LAYERS.get(type(module).__name__) is type(module)
+            known = _is_known(module)
             tree[path] = {"type": type(module).__name__, "config": module.config() if known else {}, "own": not known}
     return tree
+
+
+def _is_known(module):
+    """Whether a file can name the class of a module."""
+    return _LAYERS.get(type(module).__name__) is type(module)
 
 
 def _ties(model):
@@ -242,6 +252,16 @@ def _build(header, path, arrays, built, file):
             raise bad_file(file, f"{path!r} should have an array {name!r} of shape {shape}.", "Save the model again.")
     built[path] = layer(**entry["config"])
     return built[path]
+
+
+def _check_unpacked(header, arrays, max_bytes, file):
+    """Count what layers unpack when they are made, beside what the file holds, towards the limit."""
+    entries = [entry for entry in header["modules"].values() if "same_as" not in entry and not entry["own"]]
+    sizes = [getattr(_LAYERS.get(e["type"]), "unpacked_bytes", lambda config: 0)(e["config"]) for e in entries]
+    total = sum(sizes) + sum(array.nbytes for array in arrays.values())
+    if total > max_bytes:
+        remedy = "If you trust it, pass a larger max_bytes."
+        raise bad_file(file, f"Its layers unpack to {total:,} bytes, more than max_bytes = {max_bytes:,}.", remedy)
 
 
 def _take_over(model, header, arrays, file):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..nn import Module
+from ..nn import Module, Parameter
 from ..prune.masks import kept_of
 from .style import BLUE, COLOURS, GREEN, GREY, ORANGE, RED, finish, new_figure
 
@@ -55,7 +55,8 @@ def sparsity_pattern(layer, image_shape=None, path=None):
     Parameters
     ----------
     layer : Module or array_like, shape (K, M)
-        A layer with a ``weight``, `Dense` or `Embedding`: what its mask takes away is white. Or an array, whose zeros are.
+        A layer with a ``weight``: what the mask of a `Dense` or `Embedding` takes away is white, and the zeros of any other.
+        Or an array, whose zeros are.
     image_shape : (int, int), optional
         Height and width, if the K inputs are the pixels of an image: a second panel then shows how many weights each pixel
         has left.
@@ -101,9 +102,9 @@ def _weight_and_mask(layer):
             f"sparsity_pattern got {what}.\n"
             "It draws one weight matrix.\nPass a layer, model.layers[0], or an array with two axes."
         )
-    if isinstance(layer, Module):
+    if isinstance(weight, Parameter):
         return np.asarray(weight), kept_of(weight)
-    return weight.astype(float), weight != 0
+    return np.asarray(weight, float), np.asarray(weight) != 0
 
 
 def crossover(measured, path=None):

@@ -64,9 +64,15 @@ def prunable(model, layers=None, settings=None, kind=None):
             )
     if not layers:
         raise ValueError(
-            f"pruning found no {name} layer.\nIt masks their weights.\nPass a model with at least one nn.{name}."
+            f"pruning found no {name} layer, or none was named.\nIt masks their weights.\n"
+            f"Pass a model with at least one nn.{name}, and name at least one if any."
         )
     chosen = {id(known[path].weight): (path, known[path]) for path in reversed(layers)}  # of a shared weight, the first
+    if isinstance(settings, dict) and len(chosen) < len(layers):
+        raise ValueError(
+            f"pruning got settings for {', '.join(map(repr, layers))}, of which some share a weight.\nA weight has one "
+            "mask.\nName one of the layers that share it."
+        )
     if not all(np.isfinite(layer.weight.data).all() for _, layer in chosen.values()):
         raise ValueError(
             "pruning met a weight that is NaN or infinite.\nWeights are compared by size.\n"
@@ -90,11 +96,27 @@ def mask_lowest(layers, scores, sparsity, scope="global"):
     Raises
     ------
     ValueError
-        As `keep_highest`. Nothing is changed then.
+        As `keep_highest` and `check_left`. Nothing is changed then.
     """
     masked = {path: ~kept_of(layer.weight) for path, layer in layers.items()}
-    for path, kept in keep_highest(scores, masked, sparsity, scope).items():
-        set_mask(layers[path].weight, kept)
+    kept = keep_highest(scores, masked, sparsity, scope)
+    check_left(kept, "layer" if isinstance(sparsity, dict) and scope == "global" else scope)
+    for path, mask in kept.items():
+        set_mask(layers[path].weight, mask)
+
+
+def check_left(kept, scope):
+    """Refuse masks that leave a group without a weight, be it by rounding: its answers would not depend on the inputs.
+
+    A layer that loses all its weights in a comparison over all layers is legal; `sparsity` shows it.
+    """
+    empty = [path for path, mask in kept.items() if not mask.any(axis=0 if scope == "output" else None).all()]
+    if empty and (scope != "global" or len(empty) == len(kept)):
+        raise ValueError(
+            f"pruning would mask every weight of {'an output of ' if scope == 'output' else ''}"
+            f"{', '.join(map(repr, empty))}.\nNothing would be left: the answers no longer depend on the inputs.\n"
+            "Ask for less: this sparsity is rounded to all of them."
+        )
 
 
 def keep_highest(scores, masked, sparsity, scope="global"):

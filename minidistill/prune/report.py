@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..nn import Dense
+from ..nn import Dense, Embedding, Mask
 from ..training import evaluate
 from .criteria import magnitude
 from .masks import check_sparsity, kept_of, prunable
@@ -64,7 +64,7 @@ class SparsityReport:
 
 
 def sparsity(model):
-    """Count the weights of every layer that multiplies: dense, sparse, shared, integer.
+    """Count the weights of every layer that multiplies (dense, sparse, shared, integer), and of tables with a mask.
 
     Parameters
     ----------
@@ -75,17 +75,22 @@ def sparsity(model):
     SparsityReport
         Integer layers keep no mask: what pruning left there are zeros, and rounding made more of them.
     """
-    layers = [(p, m) for p, m in model.named_modules() if len(m.modules()) == 1 and hasattr(m, "in_features")]
+    leaves = [(path, m) for path, m in model.named_modules() if len(m.modules()) == 1]
+    layers = [(p, m) for p, m in leaves if hasattr(m, "in_features") or (isinstance(m, Embedding) and _has_mask(m))]
     return SparsityReport({path: _count(layer) for path, layer in layers})
 
 
+def _has_mask(layer):
+    return any(isinstance(c, Mask) for c in layer.weight.constraints)
+
+
 def _count(layer):
-    n = layer.in_features * layer.out_features
-    if isinstance(layer, Dense):
-        masked = n - np.count_nonzero(kept_of(layer.weight))
+    n = np.asarray(layer.weight).size
+    if isinstance(layer, (Dense, Embedding)):
+        masked = n - int(np.count_nonzero(kept_of(layer.weight)))
     else:
         masked = n - getattr(layer, "stored_weights", n)  # what is not even stored
-    return Count(n, n - np.count_nonzero(np.asarray(layer.weight)), masked)
+    return Count(n, n - int(np.count_nonzero(np.asarray(layer.weight))), masked)
 
 
 class SensitivityReport:

@@ -13,8 +13,9 @@ The first three make a plan, {step: sparsity}, and call a criterion when a step 
 What is due after the last step of an epoch waits for the next epoch: so the validation measures the model that was trained,
 not one that was pruned a moment ago. Only the last step of all does not wait.
 
-Everything depends on ``run.step`` alone, and masks are in the file of a `Checkpoint`: a resumed run goes on bit for bit. A
-run that `EarlyStopping` ends may end before the schedule does.
+Everything depends on ``run.step`` alone, and masks are in the file of a `Checkpoint`: a resumed run goes on bit for bit
+(with a criterion that draws, if it draws from a number and not from a Generator of yours, which no file holds). A run that
+`EarlyStopping` ends may end before the schedule does.
 
 Read ``masks.py``, ``criteria.py`` and ``training/callbacks.py`` before this file.
 """
@@ -54,6 +55,10 @@ class Schedule:
     def __init__(self, sparsity, criterion=magnitude, initial=0.0):
         check_sparsity(sparsity)
         check_sparsity(initial, "initial")
+        if isinstance(initial, dict):
+            raise TypeError(
+                f"{type(self).__name__} got initial = {initial!r}.\nIt is one fraction for all layers.\nWrite initial=0.5."
+            )
         if not callable(criterion):
             raise TypeError(
                 f"{type(self).__name__} got criterion = {criterion!r}.\nA criterion is a function of (model, sparsity) that "
@@ -291,7 +296,7 @@ class Regrow:
         self.grow = _one_of("Regrow", "grow", grow, ("gradient", "random"))
         self.decay = _one_of("Regrow", "decay", decay, ("cosine", None))
         self.generator = np.random.default_rng(rng)
-        self._weights, self._end = None, None
+        self._paths, self._weights, self._end = None, None, None
 
     def on_train_begin(self, run):
         """Settle where it ends."""
@@ -302,11 +307,14 @@ class Regrow:
                 f"Let it end sooner, as end={max(1, 3 * steps // 4)} does, or train for more epochs."
             )
         self._end, self._weights = 3 * steps // 4 if self.end is None else self.end, None
+        if run.epoch == 0:
+            self._paths = None  # what an earlier run exchanged; a resumed one goes on with it
 
     def on_epoch_begin(self, run):
         """Find the sparse layers, once: a `OneShot` may have made them a moment ago."""
         if self._weights is None:
-            self._weights = self._sparse_weights(run)
+            self._paths = self._paths or self._sparse_layers(run)
+            self._weights = [run.model.get(path).weight for path in self._paths]
 
     def on_step_end(self, run):
         """Exchange weights, if it is time."""
@@ -328,11 +336,11 @@ class Regrow:
 
     def state_dict(self):
         """What a resumed run needs."""
-        return {"generator": self.generator.bit_generator.state}
+        return {"generator": self.generator.bit_generator.state, "layers": self._paths}
 
     def load_state_dict(self, state):
         """Go on from there."""
-        self.generator.bit_generator.state = state["generator"]
+        self.generator.bit_generator.state, self._paths = state["generator"], state["layers"]
 
     def _exchanged(self, weight, kept, share):
         """Positions to drop and to revive, equally many, in the flat weight."""
@@ -346,7 +354,8 @@ class Regrow:
             return dropped, masked[lowest(-np.abs(np.asarray(weight.grad).ravel()[masked]), count)]
         return dropped, self.generator.choice(masked, count, replace=False)
 
-    def _sparse_weights(self, run):
+    def _sparse_layers(self, run):
+        """Paths of the layers whose weights are exchanged, each weight once."""
         known = {path: m.weight for path, m in run.model.named_modules() if isinstance(m, (Dense, Embedding))}
         sparse = {path: weight for path, weight in known.items() if not kept_of(weight).all()}
         wrong = [path for path in self.layers or () if path not in sparse]
@@ -356,14 +365,13 @@ class Regrow:
                 "It exchanges weights for masked ones, and keeps their number.\n"
                 'Prune first: prune.random(model, 0.9, scope="layer").'
             )
-        chosen = [sparse[path] for path in self.layers or sparse]
-        trained = {id(parameter) for parameter in run.optimizer.parameters}
-        if not all(id(weight) in trained for weight in chosen):
+        chosen = {id(sparse[path]): path for path in self.layers or sparse}
+        if not chosen.keys() <= {id(parameter) for parameter in run.optimizer.parameters}:
             raise ValueError(
                 "Regrow found a sparse layer that the optimizer does not train.\nA revived weight starts at 0, and would "
                 "stay there.\nName the layers that are trained: layers=[...]."
             )
-        return list({id(weight): weight for weight in chosen}.values())
+        return list(chosen.values())
 
 
 def whole_number(who, name, value, least):

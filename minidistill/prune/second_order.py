@@ -27,7 +27,7 @@ import numpy as np
 from ..kernels.blas import OneBlasThread
 from ..nn import Dense
 from .criteria import watch_inputs
-from .masks import check_sparsity, exact_count, kept_of, lowest, prunable, set_mask, share_of
+from .masks import check_left, check_sparsity, exact_count, kept_of, lowest, prunable, set_mask, share_of
 
 
 def obs(model, sparsity, data, damping=0.01, layers=None, block=8, exact=False, batch_size=256):
@@ -81,6 +81,7 @@ def obs(model, sparsity, data, damping=0.01, layers=None, block=8, exact=False, 
             count = exact_count(masked, share_of(sparsity, path), path)
             kept = _one_by_one(weight, masked, upper, count) if exact else _walk(weight, masked, upper, count, block)
             pruned[path] = _solved(weight, kept, hessian), kept
+    check_left({path: kept for path, (_, kept) in pruned.items()}, "layer")
     for path, (weight, kept) in pruned.items():
         set_mask(chosen[path].weight, kept)
         chosen[path].weight.assign(weight)

@@ -22,6 +22,9 @@ from .units import Units
 _OF_A_FORWARD = TypeError, ValueError, RuntimeError, LookupError, AssertionError, AttributeError
 
 
+ROWS = 256  # of an example, that are run
+
+
 def shrink(model, example=None, optimizer=None, layers=None):
     """A new model without the units that masks have made constant, or that nobody reads. The model itself is unchanged.
 
@@ -33,8 +36,9 @@ def shrink(model, example=None, optimizer=None, layers=None):
     ----------
     model : Module
     example : array_like or tuple of array_like, optional
-        An input of the model (a tuple, if it takes several), two rows are enough. Needed where it cannot be guessed: for
-        models that are no `Sequential` or `Concatenate`.
+        An input of the model (a tuple, if it takes several); up to 256 rows of it are run, and the more they differ, the
+        surer is the comparison at the end. Needed where it cannot be guessed: for models that are no `Sequential` or
+        `Concatenate`. A branch that runs in training only is not seen.
     optimizer : Optimizer, optional
         Of this model. Its state comes over: see `Optimizer.carried_over`. A bias that a layer had to be given is trained
         with the layer's weight.
@@ -55,7 +59,7 @@ def shrink(model, example=None, optimizer=None, layers=None):
     chosen = _chosen(followed, layers)
     cuts = {}
     if any(isinstance(c, Mask) for layer in followed.values() for c in layer.weight.constraints):
-        inputs = _in_float64(example_inputs(model, example), drawn=example is None)
+        inputs = _in_float64(example_inputs(model, example, ROWS), drawn=example is None)
         with np.errstate(all="ignore"):  # what these inputs do to a logarithm is of no interest
             cuts = _find_cuts(model, inputs, followed, chosen)
     twin = model.copy()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..kernels import sparse_dense
-from ..kernels.sparse_formats import FORMATS, SparseMatrix, fill_groups, index_of, place_bits
+from ..kernels.sparse_formats import FORMATS, WORD, SparseMatrix, fill_groups, index_of, place_bits
 from ..nn import Mask, replace
 from ..nn.forward_only import ForwardOnly, replaceable
 from ..nn.serialize import register
@@ -55,7 +55,8 @@ class SparseDense(ForwardOnly):
 
     Notes
     -----
-    Made by `to_sparse`. It computes in the dtype of its input, as `Dense` does; quickly in float32.
+    Made by `to_sparse`. It computes in the dtype of its input, as `Dense` does; quickly in float32. Change its arrays only
+    through `load_state_dict`: the kernel keeps looking at those that it has seen.
     """
 
     def __init__(
@@ -67,15 +68,9 @@ class SparseDense(ForwardOnly):
         self.values = np.zeros(nonzeros, values)
         if values == "int8":
             self.scales = np.ones(out_features, np.float32)
-        nothing, row_starts = index_of(np.zeros((in_features, out_features), bool), "bitmap")
-        if format == "csr":
-            self.index = np.zeros(nonzeros, np.min_scalar_type(in_features - 1))
-        elif format == "bitmap":
-            self.index = nothing
-        else:
-            each = in_features // m * n if m else 0
-            self.index = np.zeros((out_features, -(-each * place_bits(m) // 8)), np.uint8)
-        self.row_starts = row_starts.astype(np.min_scalar_type(nonzeros))
+        kind = {"csr": np.min_scalar_type(in_features - 1), "bitmap": np.uint16, "n_m": np.uint8}[format]
+        self.index = np.zeros(_index_shape(in_features, out_features, nonzeros, format, n, m), kind)
+        self.row_starts = np.zeros(out_features + 1, np.min_scalar_type(nonzeros))
         self.bias = np.zeros(out_features, np.float32) if bias else None
         self._matrix = None
 
@@ -98,7 +93,13 @@ class SparseDense(ForwardOnly):
         layer = cls(
             dense.in_features, dense.out_features, dense.activation, dense.bias is not None, nonzeros, format, values, n, m
         )  # fmt: skip
-        weight = dense.weight.data
+        with np.errstate(over="ignore"):
+            weight = dense.weight.data.astype(np.float32)
+        if not np.isfinite(weight).all():
+            raise ValueError(
+                f"{dense!r} has a weight that is NaN, infinite, or beyond float32.\nSparse layers store float32, or steps of "
+                "the largest.\nTrain the model again; md.fit stops where a loss is no longer finite."
+            )
         if values == "int8":
             largest = np.abs(weight).max(axis=0)
             layer.scales[:] = np.where(largest > 0, largest, 127) / 127
@@ -174,7 +175,9 @@ class SparseDense(ForwardOnly):
     @staticmethod
     def stored_shapes(config):
         """As in `Dense`."""
-        return {"values": (config["nonzeros"],), "row_starts": (config["out_features"] + 1,)}
+        names = ("in_features", "out_features", "nonzeros", "format", "n", "m")
+        index = _index_shape(*(config[name] for name in names))
+        return {"values": (config["nonzeros"],), "row_starts": (config["out_features"] + 1,), "index": index}
 
     def __repr__(self):
         share = 1 - len(self.values) / (self.in_features * self.out_features)
@@ -206,7 +209,8 @@ def to_sparse(model, format="csr", values="float32", n=2, m=4):
     format : str
         "csr", the fastest; "bitmap"; "n_m"; or "smallest": for each layer the one of the first two that takes fewer bytes.
     values : str
-        "float32": the model computes the same; "int8": each output's weights in steps of a 127th of the largest.
+        "float32": the model computes the same (but that of a float64 model is rounded to float32); "int8": each output's
+        weights in steps of a 127th of the largest.
     n, m : int
         For "n_m": each m neighbouring inputs of an output keep n at most (`n_m`).
 
@@ -217,7 +221,8 @@ def to_sparse(model, format="csr", values="float32", n=2, m=4):
     Raises
     ------
     ValueError
-        If no layer has a mask, the format or type of values is unknown, or a mask is not n of m.
+        If no layer has a mask, the format or type of values is unknown, a mask is not n of m, or a weight is no finite
+        float32.
     """
     if format != "smallest":
         _check_storage(format, values)
@@ -247,6 +252,20 @@ def _smallest(dense):
     kept = kept_of(dense.weight)
     csr = int(kept.sum()) * np.min_scalar_type(dense.in_features - 1).itemsize
     return "csr" if csr <= dense.out_features * 2 * -(-dense.in_features // 16) else "bitmap"
+
+
+def _index_shape(in_features, out_features, nonzeros, format, n, m):
+    """Of the array of positions, or an error if there is no such format."""
+    if format == "csr":
+        return (nonzeros,)
+    if format == "bitmap":
+        return out_features, -(-in_features // WORD)
+    if not 0 < n <= m <= 256:
+        raise ValueError(
+            f"a sparse layer was asked for with n = {n} and m = {m}.\nOf each m neighbours n are stored, 256 at most.\n"
+            "Write n=2, m=4."
+        )
+    return out_features, -(-(in_features // m * n) * place_bits(m) // 8)
 
 
 def _check_storage(format, values):

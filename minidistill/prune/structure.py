@@ -28,7 +28,7 @@ from ..nn import Activation, Dense, Embedding, example_inputs, trace, watch
 from ..nn.forward_only import ForwardOnly
 from ..training import predict
 from .criteria import check_reached
-from .masks import check_sparsity, keep_along, keep_highest, kept_of, prunable, set_mask
+from .masks import check_left, check_sparsity, keep_along, keep_highest, kept_of, prunable, set_mask
 
 NEURON_CRITERIA = ("norm", "activation", "redundancy")
 
@@ -161,7 +161,9 @@ def blocks(model, sparsity, shape=(8, 1), scope="global", layers=None):
         grid = layer.in_features // rows, rows, layer.out_features // columns, columns
         scores[path] = _norm(layer.weight.data.reshape(grid), axis=(1, 3))
         gone[path] = ~kept_of(layer.weight).reshape(grid).any(axis=(1, 3))
-    for path, kept in keep_highest(scores, gone, sparsity, scope).items():
+    left = keep_highest(scores, gone, sparsity, scope)
+    check_left(left, scope)
+    for path, kept in left.items():
         weight = chosen[path].weight
         set_mask(weight, kept_of(weight) & np.kron(kept, np.ones(shape, bool)))
     return model
@@ -299,7 +301,12 @@ def _hidden_layers(model, example):
         elif id(node) not in seen:
             seen.add(id(node))
             waiting += node.inputs
-    hidden = [node.name for node in graph.layers if isinstance(node.module, Dense) and node.name not in last]
+    answers = {id(getattr(model.get(path), "weight", None)) for path in last}  # which a hidden layer may share
+    hidden = [
+        node.name
+        for node in graph.layers
+        if isinstance(node.module, Dense) and node.name not in last and id(node.module.weight) not in answers
+    ]
     if not hidden:
         raise ValueError(
             "prune.neurons found no hidden Dense layer.\nOutput neurons are the answers, and not pruned unless "

@@ -120,7 +120,7 @@ def lottery_tickets(model, train, rounds, rate=0.2, output_rate=0.1, rewind=0, c
     rate : float in (0, 1), or dict of str to float
         Share of the weights left in a layer that a round removes. A dict has one for each layer to be pruned, by path.
     output_rate : float in (0, 1)
-        The rate of the last of these layers, in order of definition: half as much, in the paper. Not used with a dict.
+        The rate of the model's last `Dense` layer, in order of definition: half as much, in the paper. Not used with a dict.
     rewind : int
         Step of the first training to whose weights tickets are set back; 0 is the beginning.
     criterion : callable
@@ -143,7 +143,7 @@ def lottery_tickets(model, train, rounds, rate=0.2, output_rate=0.1, rewind=0, c
     """
     chosen = prunable(model, layers, rate)
     _check(train, rounds, rewind)
-    ladder = _ladder(chosen, rounds, _rates(list(chosen), rate, output_rate))
+    ladder = _ladder(chosen, rounds, _rates(list(chosen), list(prunable(model))[-1], rate, output_rate))
     start, watcher = model.copy(), _Capture(rewind)
     tickets = [Ticket(0, start, {path: kept_of(layer.weight) for path, layer in chosen.items()})]
     for number in range(rounds + 1):
@@ -188,9 +188,9 @@ class _Capture:
         return twin
 
 
-def _rates(paths, rate, output_rate):
+def _rates(paths, last, rate, output_rate):
     """{path: share of what is left that a round removes}."""
-    rates = dict(rate) if isinstance(rate, dict) else dict.fromkeys(paths, rate) | {paths[-1]: output_rate}
+    rates = dict(rate) if isinstance(rate, dict) else dict.fromkeys(paths, rate) | {last: output_rate}
     wrong = {path: value for path, value in rates.items() if not 0 < value < 1}
     if wrong:
         raise ValueError(

@@ -222,7 +222,7 @@ def _same_width(node, whole):
     """The layers whose width a node's result has: where it is the model's output, it is no layer's own to change."""
     if isinstance(node.module, ForwardOnly):
         return set()
-    sources = [s for s in node.inputs if s.shape == node.shape or _kind(node) == "concatenate"]
+    sources = [s for s in node.inputs if s.shape == node.shape or _kind(node) in ("concatenate", "reshape")]
     return set().union(*(whole[id(s)] for s in sources))
 
 

@@ -70,7 +70,7 @@ class EarlyStopping:
 
     def on_train_end(self, run):
         """Put the best weights back."""
-        if self.restore_best and self.weights is not None:
+        if self.restore_best and self.weights is not None and _masks_of(run.model) == self.masks:
             run.model.load_state_dict(self.weights)
             run.history.best_epoch = self.best_epoch
 
@@ -81,7 +81,9 @@ class EarlyStopping:
     def load_state_dict(self, state):
         """Go on from there."""
         self.best, self.best_epoch, self.weights = state["best"], state["best_epoch"], state["weights"]
-        self.masks = state["masks"]
+        self.masks = state.get(
+            "masks", hashlib.sha256().hexdigest()
+        )  # of no mask, in a file from before they were noted
 
 
 def _masks_of(model):

@@ -23,7 +23,13 @@ def sparse_dense(x: np.ndarray, weight, bias: np.ndarray | None = None, relu: bo
     -------
     ndarray of x's dtype, shape (M, N)
     """
-    z = x @ np.asarray(weight, x.dtype)
-    if bias is not None:
-        z += bias
+    columns, starts = weight.columns(), weight.row_starts.astype(np.int64)
+    z = np.empty((len(x), weight.shape[1]), x.dtype)
+    with np.errstate(invalid="ignore", over="ignore"):  # as compiled code: what is not finite needs no warning
+        for n in range(z.shape[1]):
+            mine = slice(starts[n], starts[n + 1])  # an input without a weight has no influence, be it infinite
+            z[:, n] = x[:, columns[mine]] @ weight.values[mine].astype(x.dtype)
+            z[:, n] *= 1 if weight.scales is None else weight.scales[n]
+        if bias is not None:
+            z += bias
     return np.maximum(z, 0) if relu else z
