@@ -29,7 +29,7 @@ def single_ways(model, x, int8):
     shrunk = prune.shrink(model)
     ways = {"dense": model, "shrunk": shrunk}
     if any(isinstance(c, nn.Mask) for p in shrunk.parameters() for c in p.constraints):
-        ways["sparse"] = prune.to_sparse(shrunk)
+        ways["sparse"], ways["single"] = prune.to_sparse(shrunk), prune.to_sparse(shrunk, single=True)
     if int8:
         ways["int8"] = quantize.post_training(shrunk, calibration=x)
     return ways

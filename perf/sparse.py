@@ -65,14 +65,14 @@ def scipy_csr(layer, x):
 
 
 def peers():
-    """Sparse against dense and the peers, layer by layer."""
+    """Sparse against dense and the peers, layer by layer; single samples also with the second copy made for them."""
     rows = []
     for shape in SHAPES:
-        for batch in BATCHES:
+        for batch, single in [(1, True), *((batch, False) for batch in BATCHES)]:
             x = np.random.default_rng(0).normal(size=(batch, shape[0])).astype(np.float32)
             for sparsity in SPARSITIES:
                 layer = pruned(shape, sparsity)
-                sparse = prune.to_sparse(layer)
+                sparse = prune.to_sparse(layer, single=single)
                 sides = {
                     OURS: lambda s=sparse, x=x: s.infer(x),
                     "dense": lambda d=layer, x=x: d.infer(x),
@@ -83,7 +83,7 @@ def peers():
                 targets = {"torch CSR": 1.0, "scipy": 2.0}
                 if (batch, sparsity) in TARGETS:
                     targets["dense"] = TARGETS[batch, sparsity]
-                case = f"{shape[0]} x {shape[1]}, {sparsity:.0%}, batch {batch}"
+                case = f"{shape[0]} x {shape[1]}, {sparsity:.0%}, batch {batch}{', single=True' if single else ''}"
                 rows.append(measure(case, sides, {k: v for k, v in targets.items() if sides[k]}))
     return rows
 
@@ -114,6 +114,9 @@ def models():
         for batch in BATCHES:
             x = np.random.default_rng(0).random((batch, 784), dtype=np.float32)
             sides = {OURS: lambda x=x, m=sparse: md.predict(m, x), "dense": lambda x=x, m=model: md.predict(m, x)}
+            if batch == 1:
+                twice = prune.to_sparse(model, single=True)
+                sides["single=True"] = lambda x=x, m=twice: md.predict(m, x)
             _agree(sides)
             rows.append(measure(f"784-300-100-10, {sparsity:.0%}, batch {batch}", sides, seconds=0.1))
     return rows

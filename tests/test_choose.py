@@ -69,7 +69,7 @@ def test_layers_that_go_different_ways_are_put_together_and_shared(monkeypatch):
     table = str(chosen.table())
     assert "*2000000.0" in table and "whole model" in table and len(table.splitlines()) == 2 + 2 * 4 + 1
     lines = [line.split() for line in table.splitlines()]
-    assert lines[0] == ["batch", "layer", "dense", "sparse", "mixed"]
+    assert lines[0] == ["batch", "layer", "dense", "sparse", "single", "mixed"]
     assert lines[4][:4] == ["1", "3", "*3000000.0", "9000000.0"]
 
 
@@ -84,12 +84,21 @@ def test_each_batch_takes_the_form_of_the_nearest_size(monkeypatch):
     chosen = deploy.choose(model, x, batch_sizes=(32, 1))
     assert chosen.batch_sizes == [1, 32]
     names = {rows: kinds(chosen.at(rows))[0] for rows in (0, 1, 5, 6, 32, 10_000)}
+    assert not chosen.at(1).layers[0].single
     assert names == {0: "SparseDense", 1: "SparseDense", 5: "SparseDense", 6: "Dense", 32: "Dense", 10_000: "Dense"}
     sparse, dense = prune.to_sparse(model), model
     assert np.array_equal(md.predict(chosen, x[:2]), md.predict(sparse, x[:2]))
     assert np.array_equal(md.predict(chosen, x), md.predict(dense, x))
     assert np.array_equal(md.predict(chosen, x, batch_size=2), md.predict(sparse, x, batch_size=2))
     assert np.array_equal(chosen(x[:2]).numpy(), sparse.eval()(x[:2]).numpy())
+
+
+def test_the_second_copy_is_a_way_for_single_samples_only(clock):
+    clock |= {"single": 0.3, "sparse": 0.5}
+    chosen = deploy.choose(network(), inputs(), batch_sizes=(1, 32))
+    assert [chosen.at(rows).layers[0].single for rows in (1, 32)] == [True, False]
+    ways = {(row["batch"], row["way"]) for row in chosen.measured}
+    assert (1, "single") in ways and (32, "single") not in ways
 
 
 def test_dead_neurons_are_taken_out_first(clock):

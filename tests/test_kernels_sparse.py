@@ -15,9 +15,11 @@ import minidistill as md
 from minidistill import kernels
 from minidistill.kernels import reference
 from minidistill.kernels import sparse as fast
+from minidistill.kernels.cpu import has
 from minidistill.kernels.sparse_formats import (
     SparseMatrix,
     fill_groups,
+    in_lanes,
     index_of,
     pack_places,
     place_bits,
@@ -85,6 +87,34 @@ def test_the_product_is_that_of_the_dense_matrix(how, rows, k, n, density, int8,
     exact = x.astype(np.float64) @ dense + bias
     for result in (kernels.sparse_dense(x, matrix, bias, relu), reference.sparse_dense(x, matrix, bias, relu)):
         assert (result.dtype, result.shape) == (np.float32, (rows, n))
+        assert (abs(result - (np.maximum(exact, 0) if relu else exact)) <= bound(x, dense, bias)).all()
+
+
+@seeded
+@given(
+    rows=st.integers(1, 2),
+    k=st.integers(1, 100),
+    n=st.integers(1, 40),
+    density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    int8=st.booleans(),
+    relu=st.booleans(),
+    seed=st.integers(0, 999),
+)
+def test_values_in_lanes_give_the_same_product(rows, k, n, density, int8, relu, seed):
+    rng = np.random.default_rng(seed)
+    matrix, dense = random_matrix(HOW[0], k, n, density, seed, int8)
+    values, places, pairs, firsts = matrix.lanes = in_lanes(matrix)
+    again = np.zeros((-(-n // 16) * 16, -(-k // 32) * 32), np.float32)  # put together slot by slot
+    for block, first in enumerate(firsts):
+        for chunk, count in enumerate(pairs[block]):
+            for slot in range(first, first + 2 * count):
+                again[block * 16 + np.arange(16), chunk * 32 + places[slot]] += values[slot]
+            first += 2 * count
+    assert_same(again[:n, :k].T * (1 if matrix.scales is None else matrix.scales), dense.astype(np.float32))
+    if has("avx512f"):
+        x, bias = rng.normal(size=(rows, k)).astype(np.float32), rng.normal(size=n).astype(np.float32)
+        exact = x.astype(np.float64) @ dense + bias
+        result = kernels.sparse_dense(x, matrix, bias, relu)
         assert (abs(result - (np.maximum(exact, 0) if relu else exact)) <= bound(x, dense, bias)).all()
 
 
@@ -172,6 +202,8 @@ import numpy as np
 sys.path.insert(0, {str(__file__.rsplit("/", 1)[0])!r})
 from test_kernels_sparse import HOW, random_matrix
 from minidistill.kernels import reference, sparse
+from minidistill.kernels.cpu import has
+from minidistill.kernels.sparse_formats import in_lanes
 page = mmap.PAGESIZE
 def guarded(array):
     memory = mmap.mmap(-1, 33 * page)
@@ -189,6 +221,8 @@ for how in HOW:
             x = guarded(rng.normal(size=(rows, len(dense))).astype(np.float32))
             matrix.values, matrix.index = guarded(matrix.values), guarded(matrix.index)
             matrix.row_starts = guarded(matrix.row_starts)
+            if how == HOW[0] and has("avx512f"):
+                matrix.lanes = tuple(map(guarded, in_lanes(matrix)))
             result = sparse.sparse_dense(x, matrix, guarded(np.ones(n, np.float32)))
             assert np.allclose(result, reference.sparse_dense(x, matrix, np.ones(n, np.float32)), atol=1e-3), (how, rows)
 print("fine")

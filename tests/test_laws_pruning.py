@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import minidistill as md
 from minidistill import datasets, losses, nn, optim, prune, quantize
+from minidistill.kernels.cpu import has
 from minidistill.prune.masks import SCOPES, lowest
 
 
@@ -235,3 +236,20 @@ def test_masks_that_come_go_and_change_places_between_steps_hold_at_once():
         assert step() == left
     upper.kept[:] = False  # changed in place
     assert step() == [0, 36]
+
+
+def test_a_second_copy_for_single_samples_takes_memory_and_no_bytes_of_the_file(tmp_path):
+    model = prune.magnitude(nn.Sequential(nn.Dense(100, 40, activation="relu"), nn.Dense(40, 10), rng=0), 0.9)
+    x = np.random.default_rng(0).normal(size=(3, 100)).astype(np.float32)
+    plain, single = prune.to_sparse(model), prune.to_sparse(model, single=True)
+    for rows in (1, 2, 3):
+        np.testing.assert_allclose(md.predict(single, x[:rows]), md.predict(plain, x[:rows]), rtol=1e-5, atol=1e-6)
+    md.save(single, tmp_path / "single.npz")
+    md.save(plain, tmp_path / "plain.npz")
+    sizes = [(tmp_path / name).stat().st_size for name in ("single.npz", "plain.npz")]
+    assert abs(sizes[0] - sizes[1]) < 10  # "true" and "false"
+    loaded = md.load(tmp_path / "single.npz").eval()
+    assert loaded.layers[0].single and np.array_equal(md.predict(loaded, x[:1]), md.predict(single, x[:1]))
+    more = md.ledger.memory_bytes(single) - md.ledger.memory_bytes(plain)
+    assert more == sum(a.nbytes for layer in single.layers for a in layer.matrix().lanes or ())
+    assert (more > 0) == has("avx512f")

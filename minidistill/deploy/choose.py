@@ -167,7 +167,7 @@ def choose(model, data, batch_sizes=(1, 32, 256), int8=False, seconds=0.01, roun
         batch = rows_of(data, size)
         dense = whole.get("shrunk", whole["dense"])
         best_ways, layer_rows = _time_layers(dense, ways, batch, size, timing)
-        candidates = dict(whole)
+        candidates = _for_size(whole, size)
         if len(set(best_ways.values())) > 1:
             candidates["mixed"] = _assemble(whole, ways, best_ways)
         sides = {name: partial(predict, form, batch, size) for name, form in candidates.items()}
@@ -190,6 +190,11 @@ def rows_of(data, size):
     index = np.arange(size) % len(inputs[0])
     taken = tuple(np.asarray(x)[index] for x in inputs)
     return taken if len(taken) > 1 else taken[0]
+
+
+def _for_size(ways, size):
+    """The ways that differ at this batch size: of many samples, `to_sparse` with ``single`` computes as without."""
+    return {way: form for way, form in ways.items() if way != "single" or size <= 2}
 
 
 def fastest(times):
@@ -216,8 +221,9 @@ def _whole_models(model, data, int8):
     masked = [path for path in ways if any(isinstance(c, Mask) for c in base.get(path).weight.constraints)]
     for path in masked:
         ways[path]["sparse"] = SparseDense.from_dense(base.get(path))
-    if masked:
-        whole["sparse"] = _assemble(whole, ways, dict.fromkeys(masked, "sparse"))
+        ways[path]["single"] = SparseDense.from_dense(base.get(path), single=True)
+    for way in ("sparse", "single") if masked else ():
+        whole[way] = _assemble(whole, ways, dict.fromkeys(masked, way))
     if int8:
         arrived = _arrivals(dense, ways, rows_of(data, CALIBRATION))
         for path in ways:
@@ -249,7 +255,8 @@ def _time_layers(dense, ways, batch, size, timing):
     """({path: fastest way}, rows of the table) of all layers that the batch reaches."""
     best, rows = {}, []
     for path, x in _arrivals(dense, ways, batch).items():
-        times = compare({way: partial(layer.infer, x) for way, layer in ways[path].items()}, **timing)
+        sides = {way: partial(layer.infer, x) for way, layer in _for_size(ways[path], size).items()}
+        times = compare(sides, **timing)
         best[path] = fastest(times)
         rows += _rows(size, path or "the layer", times, best[path])
     return best, rows

@@ -22,7 +22,7 @@ class Crossover(NamedTuple):
         in_features and out_features.
     sparsities, batch_sizes : tuple
     seconds : dict of str to ndarray of float, shape (len(sparsities), len(batch_sizes))
-        Medians, by way: "dense", "sparse", and "int8" if it was asked for.
+        Medians, by way: "dense", "sparse" (with ``single``, for one or two samples), and "int8" if it was asked for.
     """
 
     shape: tuple
@@ -55,7 +55,7 @@ def crossover(
     table = {}
     for row, sparsity in enumerate(sparsities):
         layer = magnitude(Dense(in_features, out_features, activation="relu", rng=0), sparsity)
-        ways = {"dense": layer, "sparse": SparseDense.from_dense(layer)}
+        ways = {"dense": layer, "sparse": SparseDense.from_dense(layer, single=min(batch_sizes) <= 2)}
         if int8:
             calibration = rng.normal(size=(256, in_features)).astype(np.float32)
             ways["int8"] = post_training(Sequential(layer), calibration=calibration).layers[0]

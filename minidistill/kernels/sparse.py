@@ -29,6 +29,7 @@ from minidistill.kernels.sparse_intrinsics import (
     finish_16,
     gathered_dot,
     group_columns,
+    lane_sums,
     tile_product,
     turn_16,
 )
@@ -58,7 +59,10 @@ def sparse_dense(x: np.ndarray, weight, bias: np.ndarray | None = None, relu: bo
     if bias.dtype is not _FLOAT32 or bias.size != outputs or not bias.flags.carray:
         bias = np.array(np.broadcast_to(bias, outputs), np.float32)
     arguments = x, weight.values, weight.index, weight.row_starts, starts, scales, bias, 0.0 if relu else -_INF, out
-    if rows < _FEW_ROWS:
+    if rows < _FEW_ROWS and weight.lanes is not None:
+        work = rows * len(weight.lanes[0]) * 3
+        _share(_single, (x, *weight.lanes, scales, bias, arguments[-2], out), work, -(-outputs // LANES))
+    elif rows < _FEW_ROWS:
         work = rows * (inputs * outputs * 3 // LANES if weight.format == "bitmap" else stored)
         _share(few, arguments, work, -(-outputs // LANES))
     elif rows >= 2 * _TILE:
@@ -188,6 +192,22 @@ def _group_columns(bits, row_at, index, n, starts, columns):
     group_columns(bits, row_at, starts.ctypes.data, whole, columns.ctypes.data)
     for j in range(whole, len(starts)):
         columns[j] = starts[j] + ((index[n, j * bits >> 3] >> (j * bits & 7)) & (2**bits - 1))
+
+
+@kernel
+def _single(x, values, places, pairs, firsts, scales, bias, low, out, lo, hi):
+    """Blocks [lo, hi) of 16 outputs, from values `in_lanes`."""
+    inputs, outputs, chunks, low = x.shape[1], out.shape[1], pairs.shape[1], np.float32(low)
+    sums = np.empty(LANES, np.float32)
+    for block in range(lo, hi):
+        at = values.ctypes.data + firsts[block] * values.strides[0]
+        places_at, pairs_at = places.ctypes.data + firsts[block] * LANES, pairs.ctypes.data + block * chunks
+        for i in range(x.shape[0]):
+            x_at = x.ctypes.data + 4 * i * inputs
+            lane_sums(at, values, places_at, pairs_at, chunks, inputs, x_at, sums.ctypes.data)
+            for n in range(block * LANES, min((block + 1) * LANES, outputs)):
+                value = sums[n - block * LANES] * scales[n] + bias[n]
+                out[i, n] = low if value < low else value
 
 
 @functools.cache

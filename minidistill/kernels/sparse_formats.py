@@ -22,6 +22,7 @@ import numpy as np
 
 FORMATS = ("csr", "bitmap", "n_m")
 WORD = 16  # bits: a word of a bitmap covers as many inputs as a vector register holds floats
+CHUNK = 32  # inputs that two vector registers hold
 
 
 class SparseMatrix:
@@ -49,6 +50,7 @@ class SparseMatrix:
         self.shape, self.format, self.n, self.m = tuple(shape), format, n, m
         self.values, self.index, self.row_starts, self.scales = values, index, row_starts, scales
         self.prepared = None  # what a kernel computed from these once
+        self.lanes = None  # see `in_lanes`
 
     def columns(self) -> np.ndarray:
         """The input of each value, int64 (nonzeros,), whatever the format."""
@@ -63,7 +65,8 @@ class SparseMatrix:
 
     def derived(self) -> list[np.ndarray]:
         """The arrays that a kernel computed from the stored ones and keeps."""
-        return [] if self.prepared is None else [a for a in self.prepared[2:] if a is not self.scales]
+        own = [] if self.prepared is None else [a for a in self.prepared[2:] if a is not self.scales]
+        return own + list(self.lanes or ())
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         dense = np.zeros(self.shape, np.float32)
@@ -71,6 +74,38 @@ class SparseMatrix:
         scales = 1 if self.scales is None else self.scales[outputs]
         dense[self.columns(), outputs] = self.values * np.float32(1) * scales
         return dense if dtype is None else dense.astype(dtype)
+
+
+def in_lanes(matrix: SparseMatrix) -> tuple[np.ndarray, ...]:
+    """The values once more, in the order in which single samples are multiplied: see `sparse_intrinsics.lane_sums`.
+
+    Sixteen outputs stand side by side, and the inputs are cut into chunks of 32. Of a chunk, each output has some values; all
+    sixteen get as many slots as the one with most of them, filled up with zeros. At 90% zeros that is every second slot.
+
+    Returns
+    -------
+    values : ndarray of the values' dtype, shape (slots, 16)
+    places : ndarray of uint8, shape (slots, 16)
+        Of each value's input in its chunk.
+    pairs : ndarray of uint8, shape (ceil(N / 16), ceil(K / 32))
+        Half the number of slots of each block of outputs and chunk of inputs.
+    firsts : ndarray of int64, shape (ceil(N / 16),)
+        The first slot of each block.
+    """
+    (inputs, outputs), columns = matrix.shape, matrix.columns()
+    blocks, chunks = -(-outputs // WORD), -(-inputs // CHUNK)
+    own = np.repeat(np.arange(outputs), np.diff(matrix.row_starts.astype(np.int64)))  # the output of each value
+    group = own * chunks + columns // CHUNK
+    counts = np.bincount(group, minlength=blocks * WORD * chunks)
+    rank = np.arange(len(columns)) - (np.cumsum(counts) - counts)[group]  # among the output's values of the chunk
+    pairs = (counts.reshape(blocks, WORD, chunks).max(axis=1) + 1) // 2
+    slots = 2 * pairs.ravel()
+    first = (np.cumsum(slots) - slots).reshape(blocks, chunks)
+    at = first[own // WORD, columns // CHUNK] + rank, own % WORD
+    values = np.zeros((int(slots.sum()), WORD), matrix.values.dtype)
+    places = np.zeros(values.shape, np.uint8)
+    values[at], places[at] = matrix.values, columns % CHUNK
+    return values, places, pairs.astype(np.uint8), first[:, 0].copy()
 
 
 def index_of(kept: np.ndarray, format: str, n: int = 0, m: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -232,6 +232,47 @@ def gathered_dot(typingctx, has_gather, values, value_type, columns, column_type
 
 
 @intrinsic
+def lane_sums(typingctx, values, value_type, places, pairs, chunks, inputs, x, out):
+    """Sixteen outputs for one sample, each in its lane, at ``out``; from values in the order of `sparse_formats.in_lanes`.
+
+    32 inputs are loaded into two registers, and sixteen of them, one for each lane, are picked by a *permutation*: one
+    instruction where a gather takes sixteen loads. ``inputs`` is the length of x, beyond which nothing is touched.
+    """
+    value, value_bytes = _element(value_type)
+
+    def generate(context, builder, signature, arguments):
+        values, _, places, pairs, chunks, inputs, x, out = arguments
+        sums = _no_sums(builder, 2)
+        slot = cgutils.alloca_once_value(builder, ir.Constant(_I64, 0))
+        lanes = ir.Constant(_INTS, list(range(LANES)))
+        with cgutils.for_range(builder, chunks) as loop:
+            first = _times(builder, loop.index, 2 * LANES)
+            left = _splat(builder, builder.trunc(builder.sub(inputs, first), _I32), LANES)
+            held = []
+            for half in range(2):
+                at = _plus(builder, _plus(builder, x, _times(builder, first, 4)), 64 * half)
+                beyond = builder.add(lanes, ir.Constant(_INTS, [LANES * half] * LANES))
+                held.append(_masked_load(builder, at, _F32, builder.icmp_signed("<", beyond, left)))
+            here = builder.load(slot)
+            count = builder.zext(_load(builder, _plus(builder, pairs, loop.index), _I8), _I64)
+            with cgutils.for_range(builder, count) as pair:
+                for u in range(2):
+                    row = builder.add(here, _plus(builder, _times(builder, pair.index, 2), u))
+                    weight_at = _plus(builder, values, _times(builder, row, LANES * value_bytes))
+                    weights = _as_floats(builder, _load(builder, weight_at, ir.VectorType(value, LANES)))
+                    place_at = _plus(builder, places, _times(builder, row, LANES))
+                    place = builder.zext(_load(builder, place_at, ir.VectorType(_I8, LANES)), _INTS)
+                    request = [held[0], place, held[1]]
+                    picked = _call(builder, "llvm.x86.avx512.vpermi2var.ps.512", _FLOATS, request)
+                    _multiply_add(builder, weights, picked, sums[u])
+            builder.store(builder.add(here, _times(builder, count, 2)), slot)
+        _store(builder, builder.fadd(*map(builder.load, sums)), out)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, value_type, *[types.intp] * 6), generate
+
+
+@intrinsic
 def bitmap_dot(typingctx, values, value_type, words, count, x, out):
     """As `gathered_dot`, where ``count`` words of 16 bits say which inputs have a value.
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..kernels import sparse_dense
-from ..kernels.sparse_formats import FORMATS, WORD, SparseMatrix, fill_groups, index_of, place_bits
+from ..kernels.cpu import has
+from ..kernels.sparse_formats import FORMATS, WORD, SparseMatrix, fill_groups, in_lanes, index_of, place_bits
 from ..nn import Mask, replace
 from ..nn.forward_only import ForwardOnly, replaceable
 from ..nn.serialize import register
@@ -38,6 +39,8 @@ class SparseDense(ForwardOnly):
         "float32" or "int8".
     n, m : int
         Of "n_m": n of each m neighbouring inputs are stored.
+    single : bool
+        Whether memory holds the weights once more, for single samples; see `to_sparse`.
 
     Attributes
     ----------
@@ -60,11 +63,12 @@ class SparseDense(ForwardOnly):
     """
 
     def __init__(
-        self, in_features, out_features, activation=None, bias=True, nonzeros=0, format="csr", values="float32", n=0, m=0
+        self, in_features, out_features, activation=None, bias=True, nonzeros=0, format="csr", values="float32", n=0, m=0,
+        single=False,
     ):  # fmt: skip
         super().__init__(in_features, out_features, activation)
         _check_storage(format, values)
-        self.format, self.n, self.m = format, int(n), int(m)
+        self.format, self.n, self.m, self.single = format, int(n), int(m), bool(single)
         self.values = np.zeros(nonzeros, values)
         if values == "int8":
             self.scales = np.ones(out_features, np.float32)
@@ -75,7 +79,7 @@ class SparseDense(ForwardOnly):
         self._matrix = None
 
     @classmethod
-    def from_dense(cls, dense, format="csr", values="float32", n=0, m=0):
+    def from_dense(cls, dense, format="csr", values="float32", n=0, m=0, single=False):
         """The weights of a `Dense` that its mask keeps: all of them, if it has none.
 
         Raises
@@ -91,7 +95,8 @@ class SparseDense(ForwardOnly):
         index, row_starts = index_of(kept, format, n, m)
         nonzeros = int(row_starts[-1])
         layer = cls(
-            dense.in_features, dense.out_features, dense.activation, dense.bias is not None, nonzeros, format, values, n, m
+            dense.in_features, dense.out_features, dense.activation, dense.bias is not None, nonzeros, format, values, n, m,
+            single,
         )  # fmt: skip
         with np.errstate(over="ignore"):
             weight = dense.weight.data.astype(np.float32)
@@ -126,6 +131,8 @@ class SparseDense(ForwardOnly):
             shape = self.in_features, self.out_features
             parts = self.values, self.index, self.row_starts, scales, self.format, self.n, self.m
             self._matrix = _Look(SparseMatrix(shape, *parts))
+            if self.single and has("avx512f"):
+                self._matrix.matrix.lanes = in_lanes(self._matrix.matrix)
         return self._matrix.matrix
 
     def check(self):
@@ -170,6 +177,7 @@ class SparseDense(ForwardOnly):
         return {
             **super().config(), "bias": self.bias is not None, "nonzeros": len(self.values), "format": self.format,
             "values": str(self.values.dtype), "n": self.n, "m": self.m,
+            "single": self.single,
         }  # fmt: skip
 
     @staticmethod
@@ -196,7 +204,7 @@ class _Look:
         self.matrix = matrix
 
 
-def to_sparse(model, format="csr", values="float32", n=2, m=4):
+def to_sparse(model, format="csr", values="float32", n=2, m=4, single=False):
     """A new model whose masked `Dense` layers are stored and run sparse; the model itself is unchanged.
 
     What is stored is what the masks keep, a kept weight that happens to be 0 included. Layers without a mask, and subclasses
@@ -213,6 +221,10 @@ def to_sparse(model, format="csr", values="float32", n=2, m=4):
         weights in steps of a 127th of the largest.
     n, m : int
         For "n_m": each m neighbouring inputs of an output keep n at most (`n_m`).
+    single : bool
+        Hold the weights once more in memory, in an order that is faster for one or two samples at a time. It takes 1.4 to
+        2.4 times the bytes of "csr" besides (80 to 95 % zeros), and none in a file. On processors without AVX-512 it does
+        nothing.
 
     Returns
     -------
@@ -241,7 +253,7 @@ def to_sparse(model, format="csr", values="float32", n=2, m=4):
     for path, layer in masked.items():
         how = _smallest(layer) if format == "smallest" else format
         pattern = (n, m) if how == "n_m" else (0, 0)
-        twin = replace(twin, path, SparseDense.from_dense(layer, how, values, *pattern))
+        twin = replace(twin, path, SparseDense.from_dense(layer, how, values, *pattern, single))
     for path, table in tables.items():
         twin = replace(twin, path, SparseEmbedding.from_embedding(table))
     return twin
