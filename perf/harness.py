@@ -15,6 +15,7 @@ from statistics import median
 
 import minidistill as md
 from minidistill.ledger import machine
+from minidistill.plot.style import COLOURS
 from minidistill.timing import Times, compare, show
 
 RESULTS = Path(__file__).parent / "results"
@@ -144,9 +145,7 @@ def ratio_figure(title, rows, path):
     """Ratios against every peer on a logarithmic axis: right of the line at 1 we are faster; ticks are the targets."""
     from matplotlib.figure import Figure
 
-    colours = dict(
-        zip(dict.fromkeys(n for row in rows for n in row["ratios"]), ("#0072B2", "#E69F00", "#009E73", "#CC79A7"))
-    )
+    colours = dict(zip(dict.fromkeys(n for row in rows for n in row["ratios"]), COLOURS))
     bars = [(row, name) for row in rows for name in row["ratios"]][::-1]
     figure = Figure(figsize=(9, 1.6 + 0.42 * len(bars)), layout="constrained")
     axis = figure.add_subplot()
