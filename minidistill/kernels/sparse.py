@@ -54,11 +54,11 @@ def sparse_dense(x: np.ndarray, weight, bias: np.ndarray | None = None, relu: bo
         )
     x, rows, stored = x if x.flags.carray else kernel_input(x), len(x), len(weight.values)
     out = _new((rows, outputs), np.float32)
-    few, tiles, starts, scales = weight.prepared or _prepare(weight)
+    few, tiles, row_starts, starts, scales = weight.prepared or _prepare(weight)
     bias = np.zeros(outputs, np.float32) if bias is None else bias
     if bias.dtype is not _FLOAT32 or bias.size != outputs or not bias.flags.carray:
         bias = np.array(np.broadcast_to(bias, outputs), np.float32)
-    arguments = x, weight.values, weight.index, weight.row_starts, starts, scales, bias, 0.0 if relu else -_INF, out
+    arguments = x, weight.values, weight.index, row_starts, starts, scales, bias, 0.0 if relu else -_INF, out
     if rows < _FEW_ROWS and weight.lanes is not None:
         work = rows * len(weight.lanes[0]) * 3
         _share(_single, (x, *weight.lanes, scales, bias, arguments[-2], out), work, -(-outputs // LANES))
@@ -78,7 +78,8 @@ def _prepare(weight):
     if format == "n_m":
         format, starts = place_bits(weight.m), group_starts(weight.shape[0], weight.n, weight.m)
     scales = np.ones(weight.shape[1], np.float32) if weight.scales is None else weight.scales
-    weight.prepared = _few_kernel(format, has("avx512f")), _tile_kernel(format), starts, scales
+    row_starts = weight.row_starts.astype(np.uint32)  # of one type, so that fewer kernels are compiled
+    weight.prepared = _few_kernel(format, has("avx512f")), _tile_kernel(format), row_starts, starts, scales
     return weight.prepared
 
 
