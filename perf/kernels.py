@@ -34,6 +34,8 @@ def cases():
     yield "shift_images", (f(128, 28, 28), *rng.integers(-2, 3, (2, 128)))
     yield "erf", (f(128, 300),)
     yield "all_finite", (f(4, 784),)
+    yield "round_float16", (f(128, 300) * 1e-4,)
+    yield "round_bfloat16", (f(128, 300),)
     yield "quantize", (f(128, 784), np.float32(0.01), 128, 0, 255)
     yield "dequantize", (rng.integers(0, 256, (128, 784)).astype(np.uint8), np.float32(0.01), 128)
     yield "quantize_rows", (f(128, 784),)
@@ -46,7 +48,7 @@ def cases():
     yield "requantize", (sums, scale[:300], 3, 3)
     yield "requantize_integer", (sums, *(np.full(300, v, np.int32) for v in (2**30, 12)), 3, 3)
     yield "dequantize_sums", (sums, f(128), np.full(128, 7, np.int32), weight.sum(axis=0, dtype=np.int32), f(300))
-    yield "lookup_rows", (weight, f(784), rng.integers(0, 784, 1024))
+    yield "lookup_rows", (weight, f(784), weight.shape[1], 8, rng.integers(0, 784, 1024))
     yield (
         "sparse_dense",
         (f(128, 784), SparseMatrix(kept.shape, f(int(kept.sum())), *index_of(kept, "csr")), f(300), True),

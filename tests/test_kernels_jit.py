@@ -18,8 +18,10 @@ from minidistill import kernels
 from minidistill.kernels import _jit, reference
 
 PACKAGE = Path(kernels.__file__).parents[1]
-FAST_MODULES = ("affine", "dense", "elementwise", "embedding", "images", "int8", "optimizer", "softmax", "sparse")
-EXACT = ("affine", "int8")
+FAST_MODULES = (
+    "affine", "dense", "elementwise", "embedding", "fake_quant", "half", "images", "int8", "optimizer", "softmax", "sparse",
+)  # fmt: skip
+EXACT = ("affine", "fake_quant", "half", "int8")
 
 
 def sources(folder):
@@ -77,7 +79,7 @@ def test_jitted_functions_use_our_decorators_and_call_nothing_of_another_file(na
         "minidistill.kernels.pool",
         "minidistill.kernels",
         *pasted,
-        *(f"minidistill.kernels.{name}" for name in ("cpu", "packing", "sparse_formats")),
+        *(f"minidistill.kernels.{name}" for name in ("bit_packing", "cpu", "packing", "sparse_formats")),
     }
     assert {n.module for n in imported} <= permitted
     for function, _ in jitted:

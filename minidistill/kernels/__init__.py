@@ -4,7 +4,8 @@ Reading order: `reference/` says what each kernel computes, in plain NumPy, and 
 engine. `_jit.py` says how kernels are compiled, and `pool.py` how threads share their work. Then, in any order, the
 fast twins: `blas.py` (BLAS on our threads), `dense.py` (bias, relu), `softmax.py` (cross-entropy, distillation),
 `optimizer.py` (SGD, Adam), `embedding.py` (repeated ids), `elementwise.py` (erf), `images.py` (augmentation),
-`affine.py` (rounding to 8 bits), `int8.py` (integer
+`affine.py` (rounding to 8 bits), `half.py` (to 16-bit floats), `fake_quant.py` (rounding
+that training goes through), `int8.py` (integer
 products, with `cpu.py`, `packing.py` and `intrinsics.py` below it), `sparse.py` (products with what
 pruning has left, with `sparse_formats.py` and `sparse_intrinsics.py` below it).
 
@@ -30,6 +31,15 @@ if JIT_ENABLED:
     from minidistill.kernels.dense import add_bias, dense_backward
     from minidistill.kernels.elementwise import all_finite, erf
     from minidistill.kernels.embedding import sum_rows, within
+    from minidistill.kernels.fake_quant import (
+        activation_steps,
+        range_of_sums,
+        requantize_backward,
+        requantize_steps,
+        round_backward,
+        weight_steps,
+    )
+    from minidistill.kernels.half import round_bfloat16, round_float16
     from minidistill.kernels.images import shift_images
     from minidistill.kernels.int8 import int8_dense, int8_matmul, int8_sums
     from minidistill.kernels.optimizer import adam_step, adam_steps, sgd_step, sgd_steps, together
@@ -37,6 +47,7 @@ if JIT_ENABLED:
     from minidistill.kernels.sparse import sparse_dense
 else:
     from minidistill.kernels.reference import (
+        activation_steps,
         adam_step,
         adam_steps,
         add_bias,
@@ -55,25 +66,32 @@ else:
         products,
         quantize,
         quantize_rows,
+        range_of_sums,
         requantize,
+        requantize_backward,
         requantize_integer,
+        requantize_steps,
+        round_backward,
+        round_bfloat16,
+        round_float16,
         sgd_step,
         sgd_steps,
         shift_images,
         sparse_dense,
         sum_rows,
         together,
+        weight_steps,
         within,
     )
 
 __all__ = [
     "TOGETHER",
+    "activation_steps",
     "adam_step",
     "adam_steps",
     "add_bias",
     "all_finite",
     "cross_entropy",
-    "sparse_dense",
     "dense_backward",
     "dequantize",
     "dequantize_sums",
@@ -87,12 +105,20 @@ __all__ = [
     "products",
     "quantize",
     "quantize_rows",
+    "range_of_sums",
     "requantize",
+    "requantize_backward",
     "requantize_integer",
+    "requantize_steps",
+    "round_backward",
+    "round_bfloat16",
+    "round_float16",
     "sgd_step",
     "sgd_steps",
     "shift_images",
+    "sparse_dense",
     "sum_rows",
     "together",
+    "weight_steps",
     "within",
 ]

@@ -232,16 +232,27 @@ def _dequantize_sums_rows(sums, row_scale, row_zero, column_sums, scale, out, lo
             out[i, j] = np.float32(sums[i, j] - moved[j]) * scaled[j]
 
 
-def lookup_rows(table: np.ndarray, scale: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """As `reference.lookup_rows`, without a copy of the int8 rows."""
-    out = np.empty((len(ids), table.shape[1]), np.float32)
-    _lookup(kernel_input(table), kernel_input(scale), kernel_input(ids, np.dtype(np.int64)), out, 0, len(out))
+def lookup_rows(table: np.ndarray, scale: np.ndarray, width: int, bits: int, ids: np.ndarray) -> np.ndarray:
+    """As `reference.lookup_rows`, without a copy of the rows of integers."""
+    out = np.empty((len(ids), width), np.float32)
+    arguments = kernel_input(table), kernel_input(scale), kernel_input(ids, np.dtype(np.int64)), out
+    _lookup(*arguments) if bits == 8 else _lookup_packed(*arguments, bits)
     return out
 
 
 @exact_kernel
-def _lookup(table, scale, ids, out, lo, hi):
-    for i in range(lo, hi):
+def _lookup(table, scale, ids, out):
+    for i in range(len(ids)):
         row, s = ids[i], scale[ids[i]]
         for j in range(table.shape[1]):
             out[i, j] = np.float32(table[row, j]) * s
+
+
+@exact_kernel
+def _lookup_packed(table, scale, ids, out, bits):
+    in_byte = 8 // bits
+    for i in range(len(ids)):
+        row, s = ids[i], scale[ids[i]]
+        for j in range(out.shape[1]):
+            field = np.int8(table[row, j // in_byte] << (j % in_byte * bits))
+            out[i, j] = np.float32(field >> (8 - bits)) * s

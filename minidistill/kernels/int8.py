@@ -5,6 +5,10 @@ The multiplying itself is done by *intrinsics* (``intrinsics.py``): what Numba h
 weight, and stores. Inputs are read once, sums never leave the first-level cache, and neither int32 nor floats are written to
 memory between two integer layers.
 
+Weights of 2 to 4 bits (`PackedBits`) have a kernel of their own, which reads fewer bytes and unpacks them in registers; on
+AMX, whose tiles take bytes from memory, and on processors without 8-bit products they are unpacked first. Groups of inputs
+with scales of their own go through it too.
+
 ``perf/ladders/int8.py`` climbs from three loops to this, a rung an idea. Given up for simplicity: more than two heights of
 tile for each kind, and blocking for weights that exceed the second-level cache.
 """
@@ -16,19 +20,23 @@ import functools
 import numpy as np
 
 from minidistill.kernels._jit import exact_kernel, kernel_input
+from minidistill.kernels.bit_packing import FIELDS
 from minidistill.kernels.intrinsics import (
     BYTES,
     DOT_KINDS,
     FLOATS,
     LINE_TYPES,
     SUMS,
+    add_scaled,
     amx_tile,
+    bits_tile,
     copy_64,
     dot_tile,
     round_16,
     store_row,
     tiles_off,
     tiles_on,
+    unpack_unit,
 )
 from minidistill.kernels.packing import LAYOUTS, PackedMatrix, aligned
 from minidistill.kernels.pool import split
@@ -44,6 +52,7 @@ _WORTH_SPLITTING = {
     "avx2": 2_000_000,
     "vectors": 1_000_000,
 }
+_FEW_FOR_TILES = 4  # rows; for more, AMX multiplies so much faster that weights of few bits are unpacked for it
 _COST_OF_A_SUM = 96  # products: what it takes to start and store one
 _FEW_PANELS = 4  # for so few, rows are not worth copying into tiles
 _WORTH_SHARING = 1_200_000  # bytes of weights: more than half of a usual second-level cache. Two threads use two caches
@@ -73,7 +82,7 @@ def int8_dense(
     target: tuple | None = None,
 ) -> np.ndarray:
     """As `reference.int8_dense`: rounding in, product and rounding out in one pass over a few rows at a time."""
-    if scale.size != weight.columns or scale.dtype is not _FLOAT32:
+    if scale.size != weight.slots or scale.dtype is not _FLOAT32:
         scale = _padded(x, weight, scale, _FLOAT32, source)
     if target is None:
         return _run(FLOATS, x, weight, init, scale, source, 0, 0)
@@ -87,20 +96,20 @@ _NO_SCALE, _NO_SOURCE = np.zeros(1, np.float32), (1.0, 0)
 
 def _run(result, x, weight, init, scale, source, zero_point, low):
     """Choose the kernel, give it what it needs, and share the rows if there is much to multiply."""
-    kind, (k, n), shape, wanted = weight.kind, weight.shape, x.shape, _FLOAT32 if source else _UINT8
+    kind, (k, n), shape, wanted = weight.kind, weight.matrix_shape, x.shape, _FLOAT32 if source else _UINT8
     # Inside, arrays are addresses: a wrong shape or type would be read beyond its end.
     if len(shape) != 2 or shape[1] != k or (x.dtype is not wanted and x.dtype != wanted):
         raise _misfit(x, weight, init, source)
     x, rows = x if x.flags.carray else kernel_input(x), shape[0]
-    if init.size != weight.columns or init.dtype is not _INT32:
+    if init.size != weight.slots or init.dtype is not _INT32:
         init = _padded(x, weight, init, _INT32, source)
     size = rows * n
     out = (np.empty if size < _ALIGN_FROM else aligned)((rows, n), _RESULTS[result])
     in_scale, in_zero = source or _NO_SOURCE
-    kernel, data = _block_kernel(kind, result, source is not None), weight.data
+    kernel, data = _kernel_for(weight, result, source is not None, rows)
     arguments = (x, data, init, scale, float(in_scale), float(in_zero), float(zero_point), float(low), out)
     panels = data.shape[0]
-    if size * (k + _COST_OF_A_SUM) < _WORTH_SPLITTING[kind] and k * n < _WORTH_SHARING:
+    if size * (k + _COST_OF_A_SUM) < _WORTH_SPLITTING[kind] and data.size < _WORTH_SHARING:
         found_nan = kernel(*arguments, 0, rows, 0, panels)
     elif rows >= _MANY_ROWS:
         found_nan = []
@@ -115,15 +124,15 @@ def _run(result, x, weight, init, scale, source, zero_point, low):
 
 def _padded(x, weight, values, dtype, source):
     """Numbers for the columns, in whole panels; or an error, if they are not of this type or not as many as the columns."""
-    if values.dtype != dtype or values.size not in (weight.shape[1], weight.columns):
+    if values.dtype != dtype or values.size not in (weight.groups * weight.matrix_shape[1], weight.slots):
         raise _misfit(x, weight, values, source)
-    return values if values.size == weight.columns else weight.pad(values)
+    return values if values.size == weight.slots else weight.pad(values)
 
 
 def _misfit(x, weight, column_values, source):
     return ValueError(
-        f"an integer product got x of shape {x.shape} {x.dtype}, a weight of shape {weight.shape}, and for its columns "
-        f"{column_values.size} numbers of {column_values.dtype}.\nx is (M, K), {'float32' if source else 'uint8'}; the sums "
+        f"an integer product got x of shape {x.shape} {x.dtype}, a weight of shape {weight.matrix_shape}, and for its columns"
+        f" {column_values.size} numbers of {column_values.dtype}.\nx is (M, K), {'float32' if source else 'uint8'}; the sums "
         "begin with int32 and are scaled by float32, one for each column.\nConvert them first: x.astype(np.uint8)."
     )
 
@@ -162,6 +171,7 @@ def _block_kernel(kind, result, floats):
         lines = np.empty((block, steps * group), LINE_TYPES[dot])
         tiles = np.empty(steps * 4 * block + 64 if amx else 0, np.uint8)
         sums, tail = np.empty((block, columns), np.int32), np.empty(columns, out.dtype)
+        line_step = lines.strides[0]
         line_at, tiles_at, sums_at = lines.ctypes.data, (tiles.ctypes.data + 63) // 64 * 64, sums.ctypes.data
         if amx:
             tiles_on()
@@ -192,13 +202,13 @@ def _block_kernel(kind, result, floats):
                 direct = result == SUMS and whole and count == block  # then a tile may be stored as it is
                 to, stride = (out_at, n_out * 4) if direct else (sums_at, columns * 4)
                 if count == 1:
-                    dot_tile(dot, 1, line_at, w_at, steps, init_at, to, stride)
+                    dot_tile(dot, 1, line_at, line_step, w_at, steps, init_at, to, stride)
                 elif count <= few:
-                    dot_tile(dot, few, line_at, w_at, steps, init_at, to, stride)
+                    dot_tile(dot, few, line_at, line_step, w_at, steps, init_at, to, stride)
                 elif tall:
                     amx_tile(inputs_at, row_step, block_step, w_at, steps // 16, init_at, to, stride, count > 16)
                 else:
-                    dot_tile(dot, block, line_at, w_at, steps, init_at, to, stride)
+                    dot_tile(dot, block, line_at, line_step, w_at, steps, init_at, to, stride)
                 if not direct:
                     for r in range(count):
                         row_at, here = sums_at + r * columns * 4, out_at + r * n_out * out_bytes
@@ -213,6 +223,124 @@ def _block_kernel(kind, result, floats):
         return found_nan
 
     return rows_kernel
+
+
+def _kernel_for(weight, result, floats, rows):
+    """(kernel, its weights) for a weight, a result, the kind of inputs and their number."""
+    if type(weight) is PackedMatrix:
+        return _block_kernel(weight.kind, result, floats), weight.data
+    kind, bits, grouped = weight.kind, weight.bits, weight.inputs is not None
+    if not grouped:
+        if bits not in FIELDS:
+            return _block_kernel(kind, result, floats), weight.data
+        if kind == "amx" and rows > _FEW_FOR_TILES:
+            return _block_kernel(kind, result, floats), _in_bytes(weight)
+    return _bits_kernel("avx512_vnni" if kind == "amx" else kind, bits, grouped, result, floats), weight.data
+
+
+def _in_bytes(weight):
+    """The numbers of a `PackedBits` in whole bytes, as a `PackedMatrix` has them."""
+    (panels, units, _), size = weight.data.shape, weight.layout.columns * weight.layout.group
+    wide = aligned((panels, units * len(weight.fields), size), np.int8)
+    split(_widen(weight.bits, size), (weight.data, wide), panels)
+    return wide
+
+
+@functools.cache
+def _bits_kernel(kind, bits, grouped, result, floats):
+    """As `_block_kernel`, for a `PackedBits`. Where no instruction multiplies bytes, a panel is unpacked before it is used.
+
+    The sums of groups become floats one after the other; ``totals`` holds what there is so far.
+    """
+    block, few = _TILES[kind]
+    columns, group, _ = LAYOUTS[kind]
+    dot, size, out_bytes = DOT_KINDS.index(kind), columns * group, 1 if result == BYTES else 4
+    in_bits, unit = bits in FIELDS, len(FIELDS.get(bits, [1]))
+    in_registers = in_bits and kind.endswith("vnni")
+
+    @exact_kernel
+    def rows_kernel(x, weight, init, scale, in_scale, in_zero, zero_point, low, out, lo, hi, first, last):
+        in_scale, in_zero = np.float32(in_scale), np.float32(in_zero)
+        zero_point, low, found_nan = np.float32(zero_point), np.float32(low), False
+        n_out, across_groups = out.shape[1], weight.shape[0] * columns
+        groups = init.size // across_groups if grouped else 1
+        units = weight.shape[1] // groups
+        steps = units * unit
+        lines = np.empty((block, groups * steps * group), LINE_TYPES[dot])
+        plain = np.empty((1 if in_registers else steps, size), np.int8)
+        sums, totals = np.empty((block, columns), np.int32), np.empty((block if grouped else 1, columns), np.float32)
+        tail, line_step, sums_at, across = np.empty(columns, out.dtype), lines.strides[0], sums.ctypes.data, columns * 4
+        for i in range(lo, hi, block):
+            count = min(block, hi - i)
+            if floats:
+                found_nan |= _round_rows(x, i, count, in_scale, in_zero, lines)
+            else:
+                _copy_rows(x, i, 0, count, lines)
+            for p in range(first, last):
+                n = p * columns
+                totals[:] = 0
+                for g in range(groups):
+                    line_at = lines.ctypes.data + g * steps * group * lines.itemsize
+                    w_at = weight.ctypes.data + p * weight.strides[0] + g * units * weight.strides[1]
+                    here = (g * across_groups + n) * 4
+                    init_at, scale_at = init.ctypes.data + here, scale.ctypes.data + here
+                    if in_registers and count == 1:
+                        bits_tile(dot, bits, 1, line_at, line_step, w_at, units, init_at, sums_at, across)
+                    elif in_registers and count <= few:
+                        bits_tile(dot, bits, few, line_at, line_step, w_at, units, init_at, sums_at, across)
+                    elif in_registers:
+                        bits_tile(dot, bits, block, line_at, line_step, w_at, units, init_at, sums_at, across)
+                    else:
+                        if in_bits:
+                            for u in range(units):
+                                unpack_unit(
+                                    bits, size, w_at + u * weight.strides[1], plain.ctypes.data + u * unit * size
+                                )
+                            w_at = plain.ctypes.data
+                        if count == 1:
+                            dot_tile(dot, 1, line_at, line_step, w_at, steps, init_at, sums_at, across)
+                        else:
+                            dot_tile(dot, block, line_at, line_step, w_at, steps, init_at, sums_at, across)
+                    if grouped:
+                        for r in range(count):
+                            row = r * across
+                            add_scaled(columns, sums_at + row, scale_at, totals.ctypes.data + row)
+                for r in range(count):
+                    here, whole = out.ctypes.data + ((i + r) * n_out + n) * out_bytes, n + columns <= n_out
+                    if grouped:
+                        _store_totals(totals[r], result == BYTES, zero_point, low, out[i + r, n : n + columns])
+                    else:
+                        to, scale_at = here if whole else tail.ctypes.data, scale.ctypes.data + n * 4
+                        store_row(result, columns, sums_at + r * across, scale_at, zero_point, low, to)
+                        for c in range(0 if whole else n_out - n):
+                            out[i + r, n + c] = tail[c]
+        return found_nan
+
+    return rows_kernel
+
+
+@exact_kernel
+def _store_totals(totals, to_bytes, zero_point, low, out):
+    for c in range(len(out)):
+        value = totals[c]
+        if to_bytes:
+            value = min(max(np.rint(value) + zero_point, low), np.float32(255))
+        out[c] = value
+
+
+@functools.cache
+def _widen(bits, size):
+    """A kernel that unpacks panels [lo, hi) of a `PackedBits` to what a `PackedMatrix` has."""
+    unit = len(FIELDS[bits])
+
+    @exact_kernel
+    def panels_kernel(packed, wide, lo, hi):
+        for p in range(lo, hi):
+            for u in range(packed.shape[1]):
+                from_at = packed.ctypes.data + p * packed.strides[0] + u * packed.strides[1]
+                unpack_unit(bits, size, from_at, wide.ctypes.data + p * wide.strides[0] + u * unit * size)
+
+    return panels_kernel
 
 
 @exact_kernel

@@ -5,6 +5,7 @@ what ``builder`` is told there, in LLVM's language, becomes part of the kernel a
 ``kind``, ``rows`` and the like are constants of the kernel, known by then (`literal_value`); addresses are plain integers.
 
 - `dot_tile`: a tile of rows x columns sums stays in vector registers while k runs (all kinds of ``cpu.py`` but AMX);
+- `bits_tile`: the same for weights of 2 to 4 bits, which are unpacked in registers;
 - `amx_tile`: the same for 32 x 32 sums in the tile registers of AMX;
 - `store_row`: a row of finished sums becomes floats or uint8 on its way to the output;
 - `round_16`, `widen_16`: 16 floats become integers, or widen 16 ranges.
@@ -21,6 +22,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from minidistill.kernels.bit_packing import FIELDS
 
 DOT_KINDS = ("avx512_vnni", "avx_vnni", "avx2", "vectors")
 _LANES = (16, 8, 8, 4)  # int32 in a register
@@ -78,20 +81,20 @@ def _dot(builder, kind, sums, inputs, w_at):
 
 
 @intrinsic(prefer_literal=True)
-def dot_tile(typingctx, kind, rows, line, weight, steps, init, out, stride):
+def dot_tile(typingctx, kind, rows, line, line_step, weight, steps, init, out, stride):
     """rows x (2 registers) sums, from ``init`` on, over all k; stored with ``stride`` bytes between rows.
 
-    Addresses are integers. For each step the kernel loads two registers of weights and, for each row, four bytes of input
-    that are spread to all lanes: two loads of weights serve all rows, which is why the tile is tall.
+    Addresses are integers, and so is ``line_step``, the bytes from one row of inputs to the next. For each step the kernel
+    loads two registers of weights and, for each row, four bytes of input that are spread to all lanes: two loads of weights
+    serve all rows, which is why the tile is tall.
     """
     kind_, rows_ = kind.literal_value, rows.literal_value
 
     def generate(context, builder, signature, arguments):
-        _, _, line, weight, steps, init, out, stride = arguments
+        _, _, line, line_step, weight, steps, init, out, stride = arguments
         lanes, unroll = _LANES[kind_], max(1, _UNROLL // rows_)
         vector = ir.VectorType(_I32, lanes)
         vector_bytes = lanes * 4 // LINE_TYPES[kind_]().itemsize
-        line_bytes = builder.mul(steps, ir.Constant(_I64, 4))
         sums = [[[cgutils.alloca_once(builder, vector) for _ in range(2)] for _ in range(rows_)] for _ in range(unroll)]
         for u in range(unroll):
             for r in range(rows_):
@@ -104,7 +107,7 @@ def dot_tile(typingctx, kind, rows, line, weight, steps, init, out, stride):
             w_at = _plus(builder, weight, builder.mul(step, ir.Constant(_I64, 2 * vector_bytes)))
             for u in range(unroll):
                 for r in range(rows_):
-                    at = _plus(builder, x_at, builder.mul(line_bytes, ir.Constant(_I64, r)))
+                    at = _plus(builder, x_at, builder.mul(line_step, ir.Constant(_I64, r)))
                     inputs = _splat(builder, _load(builder, _plus(builder, at, 4 * u), _I32), lanes)
                     for v in range(2):
                         here = _plus(builder, w_at, (2 * u + v) * vector_bytes)
@@ -119,7 +122,104 @@ def dot_tile(typingctx, kind, rows, line, weight, steps, init, out, stride):
                 _store(builder, total, _plus(builder, at, 4 * lanes * v))
         return context.get_dummy_value()
 
-    return types.void(kind, rows, *[types.intp] * 6), generate
+    return types.void(kind, rows, *[types.intp] * 7), generate
+
+
+@intrinsic(prefer_literal=True)
+def bits_tile(typingctx, kind, bits, rows, line, line_step, weight, units, init, out, stride):
+    """As `dot_tile`, for weights of 2 to 4 bits as ``bit_packing.py`` keeps them, on instructions that multiply bytes.
+
+    A shift and a mask bring a step's numbers into the *upper* bits of their bytes. There they have their sign, and are
+    2**(8 - bits) times what they are; so are the sums, which one shift at the end makes right again, exactly. Sums are not
+    larger on the way than with 8 bits: 7 * 16, 3 * 32 and 64 are below 127.
+    """
+    kind_, bits_, rows_ = kind.literal_value, bits.literal_value, rows.literal_value
+
+    def generate(context, builder, signature, arguments):
+        *_, line, line_step, weight, units, init, out, stride = arguments
+        lanes, chains = _LANES[kind_], max(1, _UNROLL // rows_)
+        vector, size = ir.VectorType(_I32, lanes), lanes * 4
+        fields, registers = FIELDS[bits_], 2 * len(FIELDS[bits_]) * bits_ // 8  # of a unit
+        sums = [[[cgutils.alloca_once(builder, vector) for _ in range(2)] for _ in range(rows_)] for _ in range(chains)]
+        for held in (held for chain in sums for row in chain for held in row):
+            builder.store(ir.Constant(vector, None), held)
+        with cgutils.for_range(builder, units) as loop:
+            x_at = _plus(builder, line, builder.mul(loop.index, ir.Constant(_I64, 4 * len(fields))))
+            w_at = _plus(builder, weight, builder.mul(loop.index, ir.Constant(_I64, registers * size)))
+            packed = [_load(builder, _plus(builder, w_at, i * size), vector) for i in range(registers)]
+            for step, pieces in enumerate(fields):
+                weights = [_upper_bits(builder, bits_, packed[v::2], pieces) for v in range(2)]
+                for r in range(rows_):
+                    at = _plus(builder, x_at, builder.mul(line_step, ir.Constant(_I64, r)))
+                    inputs = _splat(builder, _load(builder, _plus(builder, at, 4 * step), _I32), lanes)
+                    for v in range(2):
+                        held = sums[step % chains][r][v]
+                        operands = [builder.load(held), inputs, weights[v]]
+                        builder.store(_call(builder, f"llvm.x86.avx512.vpdpbusd.{32 * lanes}", vector, operands), held)
+        down = ir.Constant(vector, [8 - bits_] * lanes)
+        for r in range(rows_):
+            for v in range(2):
+                total = builder.load(sums[0][r][v])
+                for chain in sums[1:]:
+                    total = builder.add(total, builder.load(chain[r][v]))
+                start = _load(builder, _plus(builder, init, size * v), vector)
+                at = _plus(builder, out, builder.mul(stride, ir.Constant(_I64, r)))
+                _store(builder, builder.add(builder.ashr(total, down), start), _plus(builder, at, size * v))
+        return context.get_dummy_value()
+
+    return types.void(kind, bits, rows, *[types.intp] * 7), generate
+
+
+@intrinsic(prefer_literal=True)
+def unpack_unit(typingctx, bits, size, packed, out):
+    """The steps of one unit, ``size`` bytes each, as int8: for instructions that take whole bytes."""
+    bits_, size_ = bits.literal_value, size.literal_value
+
+    def generate(context, builder, signature, arguments):
+        _, _, packed, out = arguments
+        words, bytes_ = ir.VectorType(_I32, size_ // 4), ir.VectorType(_I8, size_)
+        fields = FIELDS[bits_]
+        loaded = [_load(builder, _plus(builder, packed, i * size_), words) for i in range(len(fields) * bits_ // 8)]
+        down = ir.Constant(bytes_, [8 - bits_] * size_)
+        for step, pieces in enumerate(fields):
+            value = builder.bitcast(_upper_bits(builder, bits_, loaded, pieces), bytes_)
+            _store(builder, builder.ashr(value, down), _plus(builder, out, step * size_))
+        return context.get_dummy_value()
+
+    return types.void(bits, size, types.intp, types.intp), generate
+
+
+def _upper_bits(builder, bits, packed, pieces):
+    """The numbers of a step, in the upper bits of each byte. ``packed``: the bytes of its unit, a register each.
+
+    Registers are shifted as int32; what then comes from the byte beside is masked away.
+    """
+    result = None
+    for byte, place, width, shift in pieces:
+        value, to = packed[byte], 8 - bits + shift  # where its lowest bit goes
+        amount = ir.Constant(value.type, [abs(to - place)] * value.type.count)
+        if to != place:
+            value = builder.shl(value, amount) if to > place else builder.lshr(value, amount)
+        mask = ir.Constant(value.type, [(2**width - 1 << to) * 0x01010101] * value.type.count)
+        value = builder.and_(value, mask)
+        result = value if result is None else builder.or_(result, value)
+    return result
+
+
+@intrinsic(prefer_literal=True)
+def add_scaled(typingctx, columns, sums, scale, totals):
+    """totals + float32(sums) * scale, for one row of a tile: two roundings, as in `reference.int8_dense`."""
+    columns_ = columns.literal_value
+
+    def generate(context, builder, signature, arguments):
+        _, sums, scale, totals = arguments
+        floats = ir.VectorType(_F32, columns_)
+        value = builder.sitofp(_load(builder, sums, ir.VectorType(_I32, columns_)), floats)
+        value = builder.fmul(value, _load(builder, scale, floats))
+        _store(builder, builder.fadd(_load(builder, totals, floats), value), totals)
+        return context.get_dummy_value()
+
+    return types.void(columns, types.intp, types.intp, types.intp), generate
 
 
 @intrinsic(prefer_literal=True)

@@ -50,6 +50,7 @@ class PackedMatrix:
     """An int8 matrix of shape (K, N), packed for one kind of kernel. ``np.asarray`` gives the plain matrix.
 
     It has what an ndarray needs to be stored with a model: shape, dtype, nbytes, copying, and assignment with ``[...]``.
+    `PackedBits` (``bit_packing.py``) is one whose stored form is another; ``matrix_shape`` and ``integers()`` are the matrix.
 
     Parameters
     ----------
@@ -63,11 +64,14 @@ class PackedMatrix:
         The packed bytes: (panels, K / group, columns, group); (K, N) for "plain".
     columns : int
         N, filled up to whole panels.
+    slots : int
+        Length of what `pad` gives.
     sums : ndarray of int32, shape (N,)
         Of the columns: what a zero point of 1 would add to a product.
     """
 
     dtype = np.dtype(np.int8)
+    groups = 1  # of inputs with scales of their own
 
     def __init__(self, matrix: np.ndarray, kind: str | None = None):
         if kind not in (None, *kinds()):  # asking for the kinds also asks the operating system for AMX
@@ -75,8 +79,12 @@ class PackedMatrix:
                 f"PackedMatrix got kind={kind!r}.\nThis processor, as Numba compiles for it, runs: {', '.join(kinds())}.\n"
                 "Leave it out for the best."
             )
-        self.kind, self.shape = kind or _fitting(*matrix.shape), matrix.shape
-        self[...] = matrix
+        self.kind, self.matrix_shape = kind or _fitting(*matrix.shape), matrix.shape
+        self.hold(matrix)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.matrix_shape
 
     @property
     def layout(self) -> Layout:
@@ -94,6 +102,10 @@ class PackedMatrix:
                 f"{np.asarray(matrix).dtype}, at {index}.\nIt is replaced as a whole, by int8 of its own shape.\n"
                 "Change a copy, and assign that: matrix = packed[...]; packed[...] = matrix."
             )
+        self.hold(matrix)
+
+    def hold(self, matrix: np.ndarray):
+        """Replace the integers, (K, N)."""
         columns, group, _ = self.layout
         filled = np.zeros(_filled_up(*self.shape, self.layout), np.int8)
         filled[: self.shape[0], : self.shape[1]] = matrix
@@ -102,7 +114,12 @@ class PackedMatrix:
             filled = filled.reshape(groups, group, panels, columns).transpose(2, 0, 3, 1)
         self.data = aligned(filled.shape, np.int8)
         self.data[...] = filled
-        self.columns, self.sums = panels * columns, np.asarray(matrix).sum(axis=0, dtype=np.int32)
+        self.columns = self.slots = panels * columns
+        self.sums = np.asarray(matrix).sum(axis=0, dtype=np.int32)
+
+    def integers(self) -> np.ndarray:
+        """The int8 matrix, (K, N)."""
+        return np.asarray(self)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         k, n = self.shape
@@ -116,7 +133,7 @@ class PackedMatrix:
         return np.asarray(self)[index]
 
     def copy(self) -> np.ndarray:
-        """The plain matrix, as a new array."""
+        """What a file holds, as a new array: here the plain matrix."""
         return np.asarray(self)
 
     def __deepcopy__(self, memo) -> PackedMatrix:

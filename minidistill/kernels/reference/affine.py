@@ -211,13 +211,18 @@ def dequantize_sums(
     return corrected.astype(np.float32) * (row_scale[:, None] * scale)
 
 
-def lookup_rows(table: np.ndarray, scale: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Rows of an int8 table as floats: `float32(table[id]) * scale[id]`.
+def lookup_rows(table: np.ndarray, scale: np.ndarray, width: int, bits: int, ids: np.ndarray) -> np.ndarray:
+    """Rows of a table of integers as floats: `float32(q[id]) * scale[id]`.
 
     Parameters
     ----------
-    table : ndarray of int8, shape (R, D)
+    table : ndarray, shape (R, D) of int8, or (R, ceil(D * bits / 8)) of uint8
+        Of neighbours that share a byte, the first has the upper bits.
     scale : ndarray of float32, shape (R,)
+    width : int
+        D.
+    bits : int
+        8, 4 or 2.
     ids : ndarray of int, shape (S,)
         In [0, R).
 
@@ -225,7 +230,11 @@ def lookup_rows(table: np.ndarray, scale: np.ndarray, ids: np.ndarray) -> np.nda
     -------
     ndarray of float32, shape (S, D)
     """
-    return table[ids].astype(np.float32) * scale[ids][:, None]
+    rows = table[ids]
+    if bits < 8:
+        fields = rows[:, :, None] << np.arange(0, 8, bits, dtype=np.uint8)  # each with its upper bits where a sign is
+        rows = fields.reshape(len(ids), -1).view(np.int8)[:, :width] >> (8 - bits)
+    return rows.astype(np.float32) * scale[ids][:, None]
 
 
 def _truncating_shift(x: np.ndarray, bits: int) -> np.ndarray:
