@@ -3,7 +3,7 @@
 Read ``module``, ``layers``, then ``graph``.
 """
 
-from .constraints import Mask, MaxNorm
+from .constraints import AtLeast, Mask, MaxNorm
 from .graph import activations, example_inputs, summary, trace
 from .init import glorot_normal, glorot_uniform, he_normal, he_uniform, initialize
 from .layers import (

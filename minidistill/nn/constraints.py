@@ -87,3 +87,34 @@ class MaxNorm:
 
     def __repr__(self):
         return f"MaxNorm({self.limit}, axis={self.axis})"
+
+
+class AtLeast:
+    """Keep every number at or above a limit: for what must stay positive, such as a learned scale.
+
+    Parameters
+    ----------
+    limit : float
+    """
+
+    def __init__(self, limit):
+        self.limit = float(limit)
+
+    def apply(self, param, rows=None):
+        """Raise what is below the limit to it."""
+        values = param.data
+        if rows is None:
+            np.maximum(values, self.limit, out=values)
+        else:
+            values[rows] = np.maximum(values[rows], self.limit)
+
+    def config(self):
+        """Constructor arguments that are no arrays."""
+        return {"limit": self.limit}
+
+    def arrays(self):
+        """Constructor arguments that are arrays."""
+        return {}
+
+    def __repr__(self):
+        return f"AtLeast({self.limit})"

@@ -17,14 +17,14 @@ import numpy as np
 
 from ..explain import Table
 from ..files import FileFormatError, bad_file, read_npz, write_npz
-from .constraints import Mask, MaxNorm
+from .constraints import AtLeast, Mask, MaxNorm
 from .layers import Activation, Concatenate, Dense, Dropout, Embedding, Flatten, Sequential
 from .module import Module, Parameter, replace
 
 FORMAT, VERSION = "minidistill model", 1
 _HEADER = "model.json"
 _LAYERS = {c.__name__: c for c in (Dense, Embedding, Dropout, Activation, Flatten, Concatenate, Sequential)}
-_CONSTRAINTS = {c.__name__: c for c in (Mask, MaxNorm)}
+_CONSTRAINTS = {c.__name__: c for c in (AtLeast, Mask, MaxNorm)}
 
 
 def register(layer):
@@ -191,12 +191,12 @@ def _is_known(module):
 
 
 def _ties(model):
-    """{path of a shared parameter: its first path}."""
+    """{path of a shared parameter or buffer: its first path}."""
     first, ties = {}, {}
-    for path, parameter in model._walk(Parameter):
-        if id(parameter) in first:
-            ties[path] = first[id(parameter)]
-        first.setdefault(id(parameter), path)
+    for path, part in model._walk((Parameter, np.ndarray)):
+        if id(part) in first:
+            ties[path] = first[id(part)]
+        first.setdefault(id(part), path)
     return ties
 
 

@@ -137,6 +137,11 @@ def log_softmax(x, axis=-1):
 def dropout(x, rate, rng=None):
     """Set each element to zero with probability ``rate`` and divide the others by 1 - rate (Srivastava et al. 2014)."""
     x = as_tensor(x)
-    rng = np.random.default_rng(rng)
-    kept = (rng.random(x.shape, dtype=np.float32) >= rate) * x.dtype.type(1 / (1 - rate) if rate < 1 else 0)
+    kept = dropout_factors(x, rate, rng)
     return record("dropout", x.data * kept, (x,), (lambda g: g * kept,), saves=())
+
+
+def dropout_factors(x, rate, rng=None):
+    """What dropout multiplies a tensor by: an array of its shape and dtype, 0 or 1 / (1 - rate)."""
+    rng = np.random.default_rng(rng)
+    return (rng.random(x.shape, dtype=np.float32) >= rate) * x.dtype.type(1 / (1 - rate) if rate < 1 else 0)

@@ -1,9 +1,9 @@
 """Second-order pruning with weight update: what a pruned weight did is taken over, as well as it can be, by those that stay.
 
-Each `Dense` layer is a least-squares problem of its own. Over calibration inputs X (N, K), its weight W (K, M) is to become a
-W' with zeros such that ``‖X W - X W'‖²`` is small. The Hessian of that is ``H = XᵀX`` (K, K), the same for every output. The
-Optimal Brain Surgeon (Hassibi & Stork 1993, "Second order derivatives for network pruning") says for one output w (K,) which
-weight q costs least to remove, and what to do about the others:
+Each `Dense` layer is a least-squares problem of its own: its outputs over calibration data are to change little, and the
+Hessian of that is ``H = XᵀX`` (K, K), the same for every output (``nn/hessian.py``). The Optimal Brain Surgeon (Hassibi &
+Stork 1993, "Second order derivatives for network pruning") says for one output w (K,) which weight q costs least to remove,
+and what to do about the others:
 
     cost of q = w_q² / [H⁻¹]_qq        w -= w_q / [H⁻¹]_qq * H⁻¹ e_q
 
@@ -14,7 +14,7 @@ that were passed can then no longer help, so at the end the weights that stay ar
 layers are too large for that, those here are not. The surgeon's are at that solution anyway.
 
 Given up: layers are taken one by one, as they are in the unpruned model; the bias takes over nothing; the walk goes in the
-order of the inputs. Read ``criteria.py`` before this file. Shapes: N samples, K inputs, M outputs.
+order of the inputs. Read ``criteria.py`` and ``nn/hessian.py`` before this file. Shapes: N samples, K inputs, M outputs.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 
 from ..kernels.blas import OneBlasThread
 from ..nn import Dense
+from ..nn.hessian import Hessian, walk
 from .criteria import watch_inputs
 from .masks import check_left, check_sparsity, exact_count, kept_of, lowest, prunable, set_mask, share_of
 
@@ -72,11 +73,12 @@ def obs(model, sparsity, data, damping=0.01, layers=None, block=8, exact=False, 
     check_sparsity(sparsity)
     _check_settings(damping, block)
     chosen = prunable(model, layers, sparsity, Dense)
-    hessians = _hessians(model, chosen, data, batch_size)
+    hessians = {path: Hessian(f"layer {path!r}") for path in chosen}
+    watch_inputs(model, chosen, data, lambda path, rows: hessians[path].see(rows), batch_size)
     pruned = {}
     with OneBlasThread():  # many small products and systems: a second thread would wait longer than it works
         for path, layer in chosen.items():
-            hessian, upper = _factor(path, hessians[path], damping)
+            hessian, upper = hessians[path].factor(damping)
             weight, masked = layer.weight.data.astype(np.float64), ~kept_of(layer.weight)
             count = exact_count(masked, share_of(sparsity, path), path)
             kept = _one_by_one(weight, masked, upper, count) if exact else _walk(weight, masked, upper, count, block)
@@ -88,57 +90,22 @@ def obs(model, sparsity, data, damping=0.01, layers=None, block=8, exact=False, 
     return model
 
 
-def _hessians(model, layers, data, batch_size):
-    """{path: XᵀX, shape (K, K), float64}."""
-    sums = dict.fromkeys(layers, 0.0)
-
-    def see(path, rows):
-        rows = rows.astype(np.float64)
-        sums[path] = sums[path] + rows.T @ rows
-
-    watch_inputs(model, layers, data, see, batch_size)
-    return sums
-
-
-def _factor(path, hessian, damping):
-    """The damped H (of inputs that are all 0, the identity), and U, upper triangular, with UᵀU = H⁻¹; both (K, K)."""
-    mean = float(hessian.trace()) / len(hessian)
-    if not math.isfinite(mean):
-        raise ValueError(
-            f"prune.obs met inputs of layer {path!r} that are NaN or infinite.\nIts Hessian is a sum over these inputs.\n"
-            "Look at the data, and at the layers before: md.nn.activations(model, x)."
-        )
-    try:
-        hessian = hessian + (damping * mean or 1.0) * np.eye(len(hessian))
-        return hessian, np.linalg.cholesky(np.linalg.inv(hessian)).T
-    except np.linalg.LinAlgError:
-        raise ValueError(
-            f"prune.obs could not invert the Hessian of layer {path!r} with damping = {damping}.\nInputs that depend on each "
-            "other leave it singular, but for the damping.\nTake more of it: damping=0.01."
-        ) from None
-
-
 def _walk(weight, masked, upper, count, block):
-    """SparseGPT: which weights stay in a walk through the inputs, each of which hands on what was lost at it.
+    """SparseGPT: which weights stay in a walk through the inputs, each of which hands on what was lost at it."""
+    kept, lengths = np.ones(weight.shape, bool), upper.diagonal()[:, None]
+    planned = np.zeros(weight.size, bool)
+    planned[lowest(np.where(masked, -np.inf, (weight / lengths) ** 2).ravel(), count)] = True
+    planned = planned.reshape(weight.shape)
 
-    Row j of the Cholesky factor U (upper, H⁻¹ = UᵀU) holds what the walk needs when it comes to input j: ``U_jj²`` is
-    [H⁻¹]_jj for the H of the inputs from j on, and ``U_jj * U_j`` that inverse's first row.
-    """
-    w, kept = weight.copy(), np.ones(weight.shape, bool)
-    lengths = upper.diagonal()[:, None]
-    planned = np.zeros(w.size, bool)
-    planned[lowest(np.where(masked, -np.inf, (w / lengths) ** 2).ravel(), count)] = True
-    planned = planned.reshape(w.shape)
-    for first in range(0, len(w), block):
-        rows = slice(first, min(first + block, len(w)))
-        costs = np.where(masked[rows], -np.inf, (w[rows] / lengths[rows]) ** 2)
-        going = lowest(costs.ravel(), planned[rows].sum())
-        kept[first + going // w.shape[1], going % w.shape[1]] = False
-        errors = np.empty_like(w[rows])
-        for i, j in enumerate(range(rows.start, rows.stop)):
-            errors[i] = np.where(kept[j], 0, w[j]) / upper[j, j]
-            w[j : rows.stop] -= np.outer(upper[j, j : rows.stop], errors[i])
-        w[rows.stop :] -= upper[rows, rows.stop :].T @ errors  # later inputs hear of the whole block at once
+    def settle(j, w):
+        if j % block == 0:
+            rows = slice(j, j + block)
+            costs = np.where(masked[rows], -np.inf, (w[rows] / lengths[rows]) ** 2)
+            going = lowest(costs.ravel(), planned[rows].sum())
+            kept[j + going // w.shape[1], going % w.shape[1]] = False
+        return np.where(kept[j], w[j], 0)
+
+    walk(weight, upper, settle, block)
     return kept
 
 

@@ -2,18 +2,23 @@
 
 S is the scale (a positive float32), Z the zero point, an integer; 0 is always exactly representable, as q = Z, since
 padding, relu and pruned weights are full of zeros (Jacob et al. 2018, "Quantization and Training of Neural Networks for
-Efficient Integer-Arithmetic-Only Inference", section 2.1). Weights are symmetric: Z = 0, q in [-127, 127], a scale for
-each output channel. Activations are uint8 with one scale. The one rounding of the engine is in
-``kernels/reference.quantize``; this file only chooses S and Z. Shapes: K inputs of a layer, M outputs.
+Efficient Integer-Arithmetic-Only Inference", section 2.1). Weights are symmetric: Z = 0, q in [-127, 127] or, of fewer bits,
+in [-limit, limit] (`weight_limit`), a scale for each output channel or for some inputs of it. Activations are uint8 with one
+scale. The one rounding of the engine is in ``kernels/reference.quantize``; this file only chooses S and Z.
+
+Shapes: K inputs of a layer, M outputs, G groups of inputs.
 """
 
 from __future__ import annotations
+
+from numbers import Integral
 
 import numpy as np
 
 ACTIVATION_MAX = 255  # of uint8
 WEIGHT_MAX = 127  # of int8 without -128, so that the range is symmetric
 ACCUMULATOR_MAX = 2**31 - 1  # of int32
+LARGEST = float(np.finfo(np.float32).max)
 SMALLEST = np.finfo(np.float32).tiny  # the smallest float32 of full precision: a scale below it would become 0
 
 
@@ -35,24 +40,40 @@ def activation_scale(low, high):
     ValueError
         If an end is NaN or infinite (in float32), or they are in the wrong order.
     """
-    low, high = _float32(low), _float32(high)
-    if not (np.isfinite(low) and np.isfinite(high) and low <= high):
+    low, high = float(low), float(high)
+    if not -LARGEST <= low <= high <= LARGEST:  # NaN is nowhere
         raise ValueError(
             f"a range from {low} to {high} was to be quantized.\nIts ends are finite and in order.\n"
             "Calibrate with data that has no NaN or infinity."
         )
-    low, high = min(low, np.float32(0)), max(high, np.float32(0))
+    low, high = np.float32(min(low, 0.0)), np.float32(max(high, 0.0))
     if low == high:
         return np.float32(1), 0
     # Divided one by one: the difference of the ends may overflow.
     scale = max(high / np.float32(ACTIVATION_MAX) - low / np.float32(ACTIVATION_MAX), SMALLEST)
-    return scale, int(np.clip(np.rint(-low / scale), 0, ACTIVATION_MAX))
+    return scale, min(max(round(float(-low / scale)), 0), ACTIVATION_MAX)  # Python rounds half to even, as rint does
 
 
-def weight_scales(weight, bias=None, input_scale=1.0, per_channel=True):
+def weight_limit(bits):
+    """The largest integer of a weight of so many bits: 2**(bits - 1) - 1. 8 bits: 127; 4: 7; 3: 3; 2: 1, so -1, 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        If bits is no whole number from 2 to 8.
+    """
+    if not (isinstance(bits, Integral) and 2 <= bits <= 8):
+        raise ValueError(
+            f"weights of {bits!r} bits were asked for.\nThey have 2 to 8, a whole number.\n"
+            "Write bits=4; 2 are three values: -1, 0 and 1."
+        )
+    return 2 ** (int(bits) - 1) - 1
+
+
+def weight_scales(weight, bias=None, input_scale=1.0, per_channel=True, bits=8, clip="max"):
     """Symmetric scales of a weight matrix, one for each column, so that the int32 sums of a layer never overflow.
 
-    A column's scale is max(abs(column)) / 127, and larger where the bias, stored at scale S_x * S_w, would not leave
+    A column's scale is max(abs(column)) / limit, and larger where the bias, stored at scale S_x * S_w, would not leave
     room for the products. In a column of zeros (a pruned neuron) the bias alone decides, and has all the room.
 
     Parameters
@@ -63,6 +84,10 @@ def weight_scales(weight, bias=None, input_scale=1.0, per_channel=True):
         S_x.
     per_channel : bool
         A scale for each column; otherwise one for the whole matrix, the largest of them.
+    bits : int in [2, 8]
+    clip : str
+        "max": nothing is clipped; "mse": the scale, of 40 down to a fifth of that, with the least squared error of the
+        weights. With few bits, clipping the largest pays, since all others are rounded more finely.
 
     Returns
     -------
@@ -75,36 +100,76 @@ def weight_scales(weight, bias=None, input_scale=1.0, per_channel=True):
         If a weight or bias is NaN or infinite; or if there is a bias and K is above 66 311: the products alone would not
         fit.
     """
-    weight, no_bias = _float32(weight), bias is None
+    limit, no_bias = weight_limit(bits), bias is None
+    weight = _float32(weight)
     bias = _float32(np.zeros(weight.shape[1]) if no_bias else bias)
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         raise ValueError(
             f"a weight of shape {weight.shape}, or its bias, was to be quantized with NaN or infinity in it.\n"
             "Every weight is finite.\nTrain it again; md.fit stops where a loss is no longer finite."
         )
+    scales = np.abs(weight).max(axis=0) / np.float32(limit)
+    if not per_channel:
+        scales = np.full_like(scales, scales.max())
+    if check_clip(clip) == "mse":
+        scales *= _least_error(weight, scales, limit, per_channel)
     # Half of the room covers every rounding on the way, and costs a bit of the bias where it has some thirty.
     room = np.float32(1 if no_bias else bias_room(weight.shape[0]) / 2)
-    for_bias = np.abs(bias) / room / np.float32(input_scale)
-    scales = np.maximum(np.abs(weight).max(axis=0) / np.float32(WEIGHT_MAX), for_bias)
+    scales = np.maximum(scales, np.abs(bias) / room / np.float32(input_scale))
     if not per_channel:
         scales = np.full_like(scales, scales.max())
     smallest = max(SMALLEST, SMALLEST / np.float32(input_scale))  # S_x * S_w must not become 0 either
     return np.where(scales > 0, np.maximum(scales, smallest), np.float32(1))
 
 
-def row_scales(table):
-    """Symmetric scales of an embedding table, one for each row: max(abs(row)) / 127, and 1 for a row of zeros.
+def group_scales(weight, group, bias=None, input_scale=1.0, bits=8, clip="max"):
+    """`weight_scales` of each ``group`` consecutive inputs for themselves, (G, M). The first makes room for the bias."""
+    parts = [weight[begin : begin + group] for begin in range(0, len(weight), group)]
+    options = {"input_scale": input_scale, "bits": bits, "clip": clip}
+    return np.stack([weight_scales(part, None if i else bias, **options) for i, part in enumerate(parts)])
+
+
+def for_each_weight(scale, group, in_features):
+    """Scales so that they broadcast to the weight, (K, M): those of groups are repeated."""
+    return scale if group is None else np.repeat(scale, group, axis=0)[:in_features]
+
+
+def check_clip(clip):
+    """Return ``clip``, or refuse it."""
+    if clip not in ("max", "mse"):
+        raise ValueError(
+            f"weights were to be quantized with clip={clip!r}.\nKnown are 'max', where nothing is clipped, and 'mse', of "
+            "least squared error.\nWrite clip='mse' for few bits."
+        )
+    return clip
+
+
+def _least_error(weight, scales, limit, per_channel):
+    """By which factor of at most 1 each column's scale (or that of all) has the least squared error, float32 (M,)."""
+    scales = np.where(scales > 0, scales, np.float32(1))
+    best, least = np.ones_like(scales), np.full(scales.shape, np.inf)
+    for factor in np.linspace(1, 0.2, 40, dtype=np.float32):
+        step = np.maximum(scales * factor, SMALLEST)
+        errors = np.square(np.clip(np.rint(weight / step), -limit, limit) * step - weight).sum(axis=0, dtype=np.float64)
+        errors = errors if per_channel else np.full_like(errors, errors.sum())
+        best, least = np.where(errors < least, factor, best), np.minimum(errors, least)
+    return best
+
+
+def row_scales(table, bits=8):
+    """Symmetric scales of an embedding table, one for each row: max(abs(row)) / limit, and 1 for a row of zeros.
 
     Parameters
     ----------
     table : ndarray, shape (R, D)
         Finite.
+    bits : int in [2, 8]
 
     Returns
     -------
     ndarray of float32, shape (R,)
     """
-    return weight_scales(np.asarray(table).T)
+    return weight_scales(np.asarray(table).T, bits=bits)
 
 
 def fixed_point(multiplier):

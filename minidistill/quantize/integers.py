@@ -20,7 +20,25 @@ _integers_only: ContextVar[bool] = ContextVar("minidistill_integers_only", defau
 _asked: ContextVar[list | None] = ContextVar("minidistill_asked_for_floats", default=None)
 
 
-class QuantizedTensor(Tensor):
+class LazyTensor(Tensor):
+    """A tensor whose floats are computed anew each time somebody asks for them; ``_like`` is an array of its shape.
+
+    Subclasses define ``_data``, and set ``_like`` and what `Tensor` has besides.
+    """
+
+    __slots__ = ()
+
+    shape = property(lambda self: self._like.shape)
+    dtype = property(lambda self: np.dtype(np.float32))
+    ndim = property(lambda self: self._like.ndim)
+    size = property(lambda self: self._like.size)
+
+    def __reduce_ex__(self, protocol):
+        """Copies and pickles are plain tensors, off the tape."""
+        return Tensor, (self._data,)
+
+
+class QuantizedTensor(LazyTensor):
     """uint8 numbers q that stand for ``scale * (q - zero_point)``.
 
     Parameters
@@ -38,6 +56,8 @@ class QuantizedTensor(Tensor):
         self.q, self.scale, self.zero_point, self.maker = q, scale, zero_point, maker
         self.requires_grad, self.grad, self._node, self._version = False, None, None, None
 
+    _like = property(lambda self: self.q)
+
     @property
     def _data(self):
         """The floats, computed anew each time."""
@@ -47,14 +67,8 @@ class QuantizedTensor(Tensor):
                 "them as they are; something else asked for floats.\nCall model.eval() first, if there is dropout; else look "
                 "at the model's own forward."
             )
-        if (asked := _asked.get()) is not None:
-            asked.append(self.maker)
+        floats_asked(self.maker)
         return dequantize(self.q, np.float32(self.scale), self.zero_point)
-
-    shape = property(lambda self: self.q.shape)
-    dtype = property(lambda self: np.dtype(np.float32))
-    ndim = property(lambda self: self.q.ndim)
-    size = property(lambda self: self.q.size)
 
     def __reduce_ex__(self, protocol):
         """Copies and pickles are off the tape, like those of any tensor."""
@@ -89,6 +103,12 @@ def integers_only():
         yield
     finally:
         _integers_only.reset(token)
+
+
+def floats_asked(maker):
+    """Called where what this layer gave is asked to be floats."""
+    if (asked := _asked.get()) is not None:
+        asked.append(maker)
 
 
 def floats_arrived(layer):

@@ -1,4 +1,5 @@
-"""The integer layers. Read ``affine.py``, ``integers.py`` and ``nn/forward_only.py`` before this file.
+"""The integer layers. Read ``affine.py``, ``weights.py``, ``integers.py`` and
+``nn/forward_only.py`` before this file.
 
 `QuantizedDense` computes (Dense, relu, output quantizer) in one pass: uint8 in, int32 sums, uint8 out. Where a model begins
 it takes floats and rounds them on the way in; where integers end (the last layer, an activation without an integer form) it
@@ -10,22 +11,22 @@ from __future__ import annotations
 import numpy as np
 
 from .. import ops
-from ..kernels import dequantize, int8_dense, int8_sums, quantize, requantize_integer
-from ..kernels.packing import PackedMatrix
+from ..kernels import int8_dense, int8_sums, quantize, requantize_integer
 from ..nn.forward_only import ForwardOnly
 from ..nn.layers import wrong_features
 from ..nn.module import Module
 from ..nn.serialize import register
 from ..tensor import as_tensor, record
-from .affine import ACTIVATION_MAX, WEIGHT_MAX, bias_room, fixed_point, weight_scales
+from .affine import ACTIVATION_MAX, bias_room, fixed_point, weight_limit
 from .integers import QuantizedTensor, floats_arrived
+from .weights import check_group, dequantize_weight, described, empty_weight, packed_config, round_weight, stored_shape
 
 _FLOAT32 = np.dtype(np.float32)
 
 
 @register
 class QuantizedDense(ForwardOnly):
-    """A `Dense` layer in integers: uint8 input, int8 weights, int32 bias and sums, uint8 or float output.
+    """A `Dense` layer in integers: uint8 input, weights of 2 to 8 bits, int32 bias and sums, uint8 or float output.
 
     Parameters
     ----------
@@ -35,14 +36,18 @@ class QuantizedDense(ForwardOnly):
         Whether integer layers come before it, so that floats at its input are a surprise (`integers_only`).
     integer_only : bool
         Requantize by an int32 multiplier and a shift instead of a float32 multiplier (`kernels.requantize_integer`).
+    bits : int in [2, 8]
+        Of a weight.
+    group : int, optional
+        A multiple of 32: each so many consecutive inputs of a column have a scale of their own.
 
     Attributes
     ----------
-    weight_q : PackedMatrix of int8, shape (K, M)
-        In [-127, 127]. In the kernel's layout in memory, plain in a file.
-    weight_scale : ndarray of float32, shape (M,)
+    weight_q : PackedMatrix of int8, shape (K, M), or PackedBits
+        In [-limit, limit], see `weight_limit`. In the kernel's layout in memory. In a file plain int8, or packed to the bit.
+    weight_scale : ndarray of float32, shape (M,), or (G, M) with groups
     bias_q : ndarray of int32, shape (M,)
-        At scale ``input_scale * weight_scale``.
+        At scale ``input_scale * weight_scale``, of the first group.
     weight, bias : ndarray of float32
         What the integers stand for, computed when asked for: a model may use a layer's weight a second time.
     scales : ndarray of float32, shape (2,)
@@ -56,12 +61,19 @@ class QuantizedDense(ForwardOnly):
     Made by `post_training`. Change its arrays only through `load_state_dict`: what is derived from them is kept.
     """
 
-    def __init__(self, in_features, out_features, activation=None, after_integers=False, integer_only=False):
+    def __init__(
+        self, in_features, out_features, activation=None, after_integers=False, integer_only=False, bits=8, group=None
+    ):
         super().__init__(in_features, out_features, activation)
         bias_room(in_features)  # raises if the sums could overflow
         self.after_integers, self.integer_only = bool(after_integers), bool(integer_only)
-        self.weight_q = PackedMatrix(np.zeros((in_features, out_features), np.int8))
-        self.weight_scale = np.ones(out_features, np.float32)
+        self.bits, self.group = bits, check_group(group, self.in_features)
+        if self.group is not None and self.integer_only:
+            raise ValueError(
+                f"a layer with group={group} and integer_only=True was asked for.\nSums of groups are added up as floats, "
+                "each times its scale.\nLeave one of them out."
+            )
+        self.weight_q, self.weight_scale = empty_weight(in_features, out_features, bits, self.group)
         self.bias_q = np.zeros(out_features, np.int32)
         self.scales, self.zero_points = np.zeros(2, np.float32), np.zeros(2, np.uint8)
         self._ready = None
@@ -71,11 +83,11 @@ class QuantizedDense(ForwardOnly):
     output_scale = property(lambda self: self.scales[1:])
     input_zero_point = property(lambda self: self.zero_points[:1])
     output_zero_point = property(lambda self: self.zero_points[1:])
-    weight = property(lambda self: dequantize(np.asarray(self.weight_q), self.weight_scale, 0))
-    bias = property(lambda self: self.bias_q.astype(np.float32) * self.sum_scale())
+    weight = property(lambda self: dequantize_weight(self))
+    bias = property(lambda self: self.bias_q.astype(np.float32) * self.sum_scale().reshape(-1, self.out_features)[0])
 
     @classmethod
-    def from_dense(cls, dense, observer, per_channel=True, **options):
+    def from_dense(cls, dense, observer, per_channel=True, clip="max", rounding=None, bits=8, group=None, **options):
         """Quantize a `Dense`; the output is float (see `give_integers`).
 
         Parameters
@@ -85,22 +97,48 @@ class QuantizedDense(ForwardOnly):
             That has seen the layer's inputs.
         per_channel : bool
             A scale for each column of the weight, or one for all.
-        options
-            after_integers, integer_only.
+        clip, rounding
+            As in `post_training`; ``rounding`` an object that has seen the inputs.
+        bits, group, options
+            As above; options are after_integers and integer_only.
 
         Raises
         ------
         ValueError
             If the observer found no usable scale, or a weight is not finite.
         """
+        scale, zero_point = _checked(observer.scale(), observer)
+        bias = None if dense.bias is None else dense.bias.data
+        q, weight_scale = round_weight(dense.weight.data, bias, scale, per_channel, bits, group, clip, rounding)
+        return cls.from_integers(dense, q, weight_scale, scale, zero_point, bits=bits, group=group, **options)
+
+    @classmethod
+    def from_integers(cls, dense, q, weight_scale, input_scale, input_zero_point, **options):
+        """A layer with these integers and scales; bias and activation are those of ``dense``. The output is float.
+
+        Parameters
+        ----------
+        dense : Dense
+        q : ndarray of int8, shape (K, M)
+        weight_scale : ndarray of float32, shape (M,), or (G, M) with groups
+        input_scale : float32
+        input_zero_point : int
+        options
+            after_integers, integer_only, bits, group.
+        """
         layer = cls(dense.in_features, dense.out_features, dense.activation, **options)
-        layer.input_scale[0], layer.input_zero_point[0] = _checked(observer.scale(), observer)
-        bias = np.zeros(dense.out_features) if dense.bias is None else dense.bias.data
-        layer.weight_scale[:] = weight_scales(dense.weight.data, bias, layer.input_scale[0], per_channel)
-        layer.weight_q[...] = quantize(dense.weight.data, layer.weight_scale, 0, -WEIGHT_MAX, WEIGHT_MAX)
-        layer.bias_q[:] = np.rint(bias.astype(np.float32) / layer.sum_scale())
+        layer.input_scale[0], layer.input_zero_point[0] = input_scale, input_zero_point
+        layer.weight_scale[...] = weight_scale
+        layer.weight_q.hold(q)
+        if dense.bias is not None:
+            first = layer.sum_scale().reshape(-1, layer.out_features)[0]
+            layer.bias_q[:] = np.rint(dense.bias.data.astype(np.float32) / first)
         layer.check()
         return layer
+
+    def integers(self):
+        """The weight's integers, int8 (K, M)."""
+        return self.weight_q.integers()
 
     def give_integers(self, scale, zero_point):
         """Make the output uint8 at this scale and zero point, for the integer layers that take it.
@@ -130,7 +168,7 @@ class QuantizedDense(ForwardOnly):
     def check(self):
         """Refuse arrays with which the integer arithmetic would not be exact; run for every layer made or loaded."""
         self._ready = None
-        scale, weight = self.sum_scale(), np.asarray(self.weight_q)
+        scale, weight, limit = self.sum_scale(), self.integers(), weight_limit(self.bits)
         calibrated = self.input_scale[0] != 0
         if calibrated and not (np.isfinite(scale).all() and min(self.weight_scale.min(), scale.min()) > 0):
             raise ValueError(
@@ -145,10 +183,10 @@ class QuantizedDense(ForwardOnly):
         if self.output_scale[0]:
             self._check_output()
         largest = int(np.abs(self.bias_q.astype(np.int64)).max())
-        if weight.min() < -WEIGHT_MAX or largest > bias_room(self.in_features):
+        if weight.min() < -limit or largest > bias_room(self.in_features):
             raise ValueError(
                 f"{self!r} has weights down to {weight.min()} and biases up to {largest}.\nWeights are in "
-                "[-127, 127], and K * 255 * 127 + abs(bias) <= 2**31 - 1, or sums overflow.\n"
+                f"[-{limit}, {limit}], and K * 255 * 127 + abs(bias) <= 2**31 - 1, or sums overflow.\n"
                 "Make it with quantize.post_training."
             )
 
@@ -210,7 +248,7 @@ class QuantizedDense(ForwardOnly):
         return requantize_integer(sums, ready.multiplier, ready.shift, *ready.target)
 
     def integer_sums(self, x):
-        """The accumulators, ndarray of int32 (N, M), bias included, for float inputs (N, K)."""
+        """The accumulators, ndarray of int32 (N, M), bias included, for float inputs (N, K). With groups there are none."""
         ready = self._ready or self._prepare()
         return int8_sums(quantize(_as_floats(x), *ready.source, 0, 255), self.weight_q, ready.init)
 
@@ -227,15 +265,16 @@ class QuantizedDense(ForwardOnly):
         return self._ready
 
     def config(self):
-        return {**super().config(), "after_integers": self.after_integers, "integer_only": self.integer_only}
+        options = {"after_integers": self.after_integers, "integer_only": self.integer_only}
+        return {**super().config(), **options, **packed_config(self)}
 
     @staticmethod
     def stored_shapes(config):
         """As in `Dense`."""
-        return {"weight_q": (config["in_features"], config["out_features"])}
+        return {"weight_q": stored_shape(config)}
 
     def __repr__(self):
-        return f"{super().__repr__()[:-1]}, output={'uint8' if self.output_scale[0] else 'float32'})"
+        return f"{super().__repr__()[:-1]}{described(self)}, output={'uint8' if self.output_scale[0] else 'float32'})"
 
     def __getstate__(self):
         return {**vars(self), "_ready": None}  # copies compute it again
@@ -267,7 +306,9 @@ class _Ready:
         zero = self.output_zero_point
         self.target = (zero, zero if layer.activation == "relu" else 0) if self.output_scale else None
         weight = layer.weight_q
-        self.init = weight.pad(layer.bias_q - self.input_zero_point * weight.sums)
+        init = -self.input_zero_point * np.atleast_2d(weight.sums)
+        init[0] += layer.bias_q
+        self.init = weight.pad(init if layer.group else init[0])
         scale = layer.multiplier() if self.target else layer.sum_scale()
         self.multiplier = self.shift = None
         if layer.integer_only and self.target:

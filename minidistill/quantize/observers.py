@@ -100,10 +100,14 @@ class MovingAverage(Observer):
         self.momentum = momentum
 
     def _take(self, x, low, high):
-        if self.low <= self.high:
-            low = self.momentum * self.low + (1 - self.momentum) * low
-            high = self.momentum * self.high + (1 - self.momentum) * high
-        self.low, self.high = low, high
+        self.low, self.high = moving_average(self.low, self.high, low, high, self.momentum)
+
+
+def moving_average(low, high, batch_low, batch_high, momentum):
+    """(low, high) after one more batch; the first one, where low is still above high, counts whole."""
+    if low > high:
+        return batch_low, batch_high
+    return momentum * low + (1 - momentum) * batch_low, momentum * high + (1 - momentum) * batch_high
 
 
 class HistogramObserver(Observer):

@@ -1,52 +1,92 @@
-"""Layers that are quantized in part. Read ``affine.py`` and ``nn/forward_only.py`` before this file.
+"""Layers that are quantized in part. Read ``affine.py``, ``weights.py`` and ``nn/forward_only.py`` before this file.
 
-- `WeightOnlyDense`: int8 weights, float inputs and products. A quarter of the memory, no loss from activations, no speed.
-- `DynamicDense`: int8 weights, and inputs that are rounded when they come, each row with a scale of its own: no calibration
-  data is needed, integer products, floats in between.
-- `QuantizedEmbedding`: an int8 table with a scale for each row; a lookup dequantizes the rows that it needs.
+- `WeightOnlyDense`: integer weights, float inputs and products. A quarter of the memory or less, no loss from activations, no
+  speed.
+- `DynamicDense`: integer weights, and inputs that are rounded when they come, each row with a scale of its own: no
+  calibration data is needed, integer products, floats in between.
+- `QuantizedEmbedding`: an integer table with a scale for each row; a lookup dequantizes the rows that it needs.
 
 Shapes: N rows, K inputs, M outputs; R ids, D the length of a vector.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from ..kernels import add_bias, dequantize, dequantize_sums, int8_sums, lookup_rows, product, quantize, quantize_rows
-from ..kernels.packing import PackedMatrix
+from ..kernels import (
+    add_bias,
+    dequantize_sums,
+    int8_sums,
+    lookup_rows,
+    product,
+    quantize,
+    quantize_rows,
+)
+from ..kernels.bit_packing import pack_fields, unpack_fields
 from ..nn.forward_only import ForwardOnly
 from ..nn.layers import check_ids
 from ..nn.module import Module
 from ..nn.serialize import register
 from ..tensor import Tensor
-from .affine import WEIGHT_MAX, bias_room, row_scales, weight_scales
+from .affine import bias_room, row_scales, weight_limit
+from .weights import check_group, dequantize_weight, described, empty_weight, packed_config, round_weight, stored_shape
 
 BLOCK = 256  # rows of a weight that are floats at a time
 
 
 class _FloatInputDense(ForwardOnly):
-    """int8 weights with float inputs and a float bias: what the two classes below share.
+    """Integer weights with float inputs and a float bias: what the two classes below share.
 
-    ``weight`` is what the integers stand for, computed when asked for: a model may use a layer's weight a second time.
+    Parameters
+    ----------
+    in_features, out_features, activation, bias
+        As in `Dense`.
+    bits : int in [2, 8]
+        Of a weight.
+    group : int, optional
+        A multiple of 32: each so many consecutive inputs of a column have a scale of their own.
+
+    Attributes
+    ----------
+    weight_q : PackedMatrix of int8, shape (K, M), or PackedBits
+        In [-limit, limit], see `weight_limit`.
+    weight_scale : ndarray of float32, shape (M,), or (G, M) with groups
+    bias : ndarray of float32, shape (M,), or None
+    weight : ndarray of float32, shape (K, M)
+        What the integers stand for, computed when asked for: a model may use a layer's weight a second time.
     """
 
-    weight = property(lambda self: dequantize(np.asarray(self.weight_q), self.weight_scale, 0))
+    weight = property(dequantize_weight)
 
-    def __init__(self, in_features, out_features, activation=None, bias=True):
+    def __init__(self, in_features, out_features, activation=None, bias=True, bits=8, group=None):
         super().__init__(in_features, out_features, activation)
-        self.weight_scale = np.ones(out_features, np.float32)
+        self.bits, self.group = bits, check_group(group, self.in_features)
+        self.weight_q, self.weight_scale = empty_weight(self.in_features, self.out_features, bits, self.group)
         self.bias = np.zeros(out_features, np.float32) if bias else None
 
     @classmethod
-    def from_dense(cls, dense, per_channel=True):
-        """Quantize the weight (K, M) of a `Dense`; raises ValueError if it is not finite."""
-        layer = cls(dense.in_features, dense.out_features, dense.activation, dense.bias is not None)
-        layer.weight_scale[:] = weight_scales(dense.weight.data, per_channel=per_channel)
-        layer.weight_q[...] = quantize(dense.weight.data, layer.weight_scale, 0, -WEIGHT_MAX, WEIGHT_MAX)
+    def from_dense(cls, dense, per_channel=True, clip="max", rounding=None, bits=8, group=None):
+        """Quantize the weight (K, M) of a `Dense`; raises ValueError if it is not finite. See `QuantizedDense.from_dense`."""
+        shape = dense.in_features, dense.out_features
+        layer = cls(*shape, dense.activation, dense.bias is not None, bits=bits, group=group)
+        q, layer.weight_scale[...] = round_weight(
+            dense.weight.data, None, 1.0, per_channel, bits, group, clip, rounding
+        )
+        layer.hold(q)
         if dense.bias is not None:
             layer.bias[:] = dense.bias.data
         layer.check()
         return layer
+
+    def hold(self, q):
+        """Take these integers, int8 (K, M)."""
+        self.weight_q.hold(q)
+
+    def integers(self):
+        """The weight's integers, int8 (K, M)."""
+        return self.weight_q.integers()
 
     def check(self):
         """Refuse scales that stand for nothing; run for every layer made or loaded."""
@@ -58,37 +98,52 @@ class _FloatInputDense(ForwardOnly):
         return z
 
     def config(self):
-        return {**super().config(), "bias": self.bias is not None}
+        return {**super().config(), "bias": self.bias is not None, **packed_config(self)}
 
     @staticmethod
     def stored_shapes(config):
         """As in `Dense`."""
-        return {"weight_q": (config["in_features"], config["out_features"])}
+        return {"weight_q": stored_shape(config)}
+
+    def __repr__(self):
+        return f"{super().__repr__()[:-1]}{described(self)})"
 
 
 @register
 class WeightOnlyDense(_FloatInputDense):
-    """A `Dense` whose weight is stored as int8, and multiplied as float32, a block of rows at a time.
+    """A `Dense` whose weight is stored in integers, and multiplied as float32, a block of rows at a time.
 
-    Attributes
-    ----------
-    weight_q : ndarray of int8, shape (K, M)
-    weight_scale : ndarray of float32, shape (M,)
-    bias : ndarray of float32, shape (M,), or None
+    No kernel reads its integers, so that in memory they are as in a file: ``weight_q`` is an ndarray of int8, shape (K, M),
+    or of uint8, packed by `pack_fields`.
     """
 
-    def __init__(self, in_features, out_features, activation=None, bias=True):
-        super().__init__(in_features, out_features, activation, bias)
-        self.weight_q = np.zeros((in_features, out_features), np.int8)
+    def __init__(self, in_features, out_features, activation=None, bias=True, bits=8, group=None):
+        super().__init__(in_features, out_features, activation, bias, bits, group)
+        self.weight_q = self.weight_q.copy()
+
+    def hold(self, q):
+        """Take these integers, int8 (K, M)."""
+        self.weight_q[...] = q if self.weight_q.ndim == 2 else pack_fields(q, self.bits)
+
+    def integers(self, begin=0, end=None):
+        """The weight's integers, int8, of these rows; ``begin`` is a multiple of 8."""
+        if self.weight_q.ndim == 2:
+            return self.weight_q[begin:end]
+        end = min(end or self.in_features, self.in_features)
+        first, last = (row * self.out_features * self.bits / 8 for row in (begin, end))
+        return unpack_fields(self.weight_q[int(first) : math.ceil(last)], self.bits, (end - begin, self.out_features))
 
     def compute(self, x):
-        """(N, K) to (N, M): the scales come last, since a column shares one."""
+        """(N, K) to (N, M): where a column shares one scale, that comes last."""
         x = np.asarray(x, np.float32)
         z = np.zeros((len(x), self.out_features), np.float32)
-        for begin in range(0, self.in_features, BLOCK):
-            part = slice(begin, begin + BLOCK)
-            z += product(x[:, part], dequantize(self.weight_q[part], np.float32(1), 0))
-        z *= self.weight_scale
+        rows = self.group or BLOCK
+        for i, begin in enumerate(range(0, self.in_features, rows)):
+            part = slice(begin, begin + rows)
+            block = product(x[:, part], self.integers(begin, begin + rows).astype(np.float32))
+            z += block if self.group is None else block * self.weight_scale[i]
+        if self.group is None:
+            z *= self.weight_scale
         return self._biased(z)
 
 
@@ -96,65 +151,80 @@ class WeightOnlyDense(_FloatInputDense):
 class DynamicDense(_FloatInputDense):
     """A `Dense` in integers whose input scale is found anew for each row, from its smallest to its largest number.
 
-    A row's result does not depend on the rest of its batch.
-
-    Attributes
-    ----------
-    weight_q : PackedMatrix of int8, shape (K, M)
-    weight_scale : ndarray of float32, shape (M,)
-    bias : ndarray of float32, shape (M,), or None
+    A row's result does not depend on the rest of its batch. There are no groups: one scale for each output.
     """
 
-    def __init__(self, in_features, out_features, activation=None, bias=True):
-        super().__init__(in_features, out_features, activation, bias)
+    def __init__(self, in_features, out_features, activation=None, bias=True, bits=8, group=None):
+        if group is not None:
+            raise ValueError(
+                f"DynamicDense was asked for with group={group}.\nIts sums have one scale for each output.\n"
+                "Leave it out, or take mode='static' or 'weight_only'."
+            )
+        super().__init__(in_features, out_features, activation, bias, bits)
         bias_room(in_features)  # raises if the sums could overflow
-        self.weight_q = PackedMatrix(np.zeros((in_features, out_features), np.int8))
 
     def compute(self, x):
         """float32 (N, K) to float32 (N, M). Raises ValueError if x holds NaN or infinity."""
         q, scale, zero_point = quantize_rows(np.asarray(x, np.float32))
         sums = int8_sums(q, self.weight_q, np.zeros(self.out_features, np.int32))
-        z = dequantize_sums(sums, scale, zero_point, self.weight_q.sums, self.weight_scale)
+        z = dequantize_sums(sums, scale, zero_point, self.weight_q.sums.reshape(-1), self.weight_scale)
         return self._biased(z)
 
 
 @register
 class QuantizedEmbedding(Module):
-    """An `Embedding` table in int8, with a scale for each row.
+    """An `Embedding` table in integers of 8, 4 or 2 bits, with a scale for each row.
 
     Parameters
     ----------
     num_embeddings, embedding_dim : int
         R and D.
+    bits : int
+        8, 4 or 2.
 
     Attributes
     ----------
-    weight_q : ndarray of int8, shape (R, D)
+    weight_q : ndarray, shape (R, D) of int8, or (R, ceil(D * bits / 8)) of uint8
+        Rows begin at a byte; of neighbours in a byte the first has the upper bits (`pack_fields`).
     weight_scale : ndarray of float32, shape (R,)
     weight : ndarray of float32, shape (R, D)
         What the integers stand for, computed when asked for.
     """
 
-    weight = property(lambda self: self.weight_q * self.weight_scale[:, None])
+    weight = property(lambda self: lookup_rows(*self._table(), np.arange(self.num_embeddings)))
 
-    def __init__(self, num_embeddings, embedding_dim):
+    def __init__(self, num_embeddings, embedding_dim, bits=8):
         if min(num_embeddings, embedding_dim) < 1:
             raise ValueError(
                 f"QuantizedEmbedding({num_embeddings}, {embedding_dim}) was asked for.\nBoth numbers are at least 1.\n"
                 "Make it with quantize.post_training, from a model with an nn.Embedding."
             )
-        self.num_embeddings, self.embedding_dim = int(num_embeddings), int(embedding_dim)
-        self.weight_q = np.zeros((self.num_embeddings, self.embedding_dim), np.int8)
+        self.num_embeddings, self.embedding_dim, self.bits = (
+            int(num_embeddings),
+            int(embedding_dim),
+            check_table_bits(bits),
+        )
+        self.weight_q = np.zeros(**_table_form(num_embeddings, embedding_dim, bits))
         self.weight_scale = np.ones(self.num_embeddings, np.float32)
 
     @classmethod
-    def from_embedding(cls, embedding):
+    def from_embedding(cls, embedding, bits=8):
         """Quantize the table (R, D) of an `Embedding`; raises ValueError if it is not finite."""
-        layer = cls(embedding.num_embeddings, embedding.embedding_dim)
-        table = embedding.weight.data
-        layer.weight_scale[:] = row_scales(table)
-        layer.weight_q[:] = quantize(np.ascontiguousarray(table.T), layer.weight_scale, 0, -WEIGHT_MAX, WEIGHT_MAX).T
-        return layer
+        layer = cls(embedding.num_embeddings, embedding.embedding_dim, bits)
+        scale, limit = row_scales(embedding.weight.data, bits), weight_limit(bits)
+        q = quantize(np.ascontiguousarray(embedding.weight.data.T), scale, 0, -limit, limit).T
+        return layer.hold(q, scale)
+
+    def hold(self, q, scale):
+        """Take these integers, int8 (R, D), and scales, (R,). Returns the layer."""
+        self.weight_scale[:] = scale
+        if self.bits == 8:
+            self.weight_q[:] = q
+        else:
+            whole = np.zeros((len(q), self.weight_q.shape[1] * 8 // self.bits), np.int8)
+            whole[:, : q.shape[1]] = q
+            self.weight_q[:] = pack_fields(whole, self.bits).reshape(self.weight_q.shape)
+        return self
 
     def check(self):
         """As above."""
@@ -163,19 +233,40 @@ class QuantizedEmbedding(Module):
     def forward(self, ids):
         """ids of any shape S, whole numbers in [0, R), to (*S, D)."""
         ids = check_ids(self, ids)
-        rows = lookup_rows(self.weight_q, self.weight_scale, ids.reshape(-1))
+        rows = lookup_rows(*self._table(), ids.reshape(-1))
         return Tensor(rows.reshape(*ids.shape, self.embedding_dim))
 
+    def _table(self):
+        return self.weight_q, self.weight_scale, self.embedding_dim, self.bits
+
     def config(self):
-        return {"num_embeddings": self.num_embeddings, "embedding_dim": self.embedding_dim}
+        bits = {} if self.bits == 8 else {"bits": self.bits}
+        return {"num_embeddings": self.num_embeddings, "embedding_dim": self.embedding_dim, **bits}
 
     @staticmethod
     def stored_shapes(config):
         """As in `Dense`."""
-        return {"weight_q": (config["num_embeddings"], config["embedding_dim"])}
+        form = _table_form(config["num_embeddings"], config["embedding_dim"], config.get("bits", 8))
+        return {"weight_q": form["shape"]}
 
     def __repr__(self):
-        return f"QuantizedEmbedding({self.num_embeddings}, {self.embedding_dim})"
+        bits = "" if self.bits == 8 else f", bits={self.bits}"
+        return f"QuantizedEmbedding({self.num_embeddings}, {self.embedding_dim}{bits})"
+
+
+def check_table_bits(bits):
+    """Return the number of bits of an embedding table, or refuse it."""
+    if bits not in (8, 4, 2):
+        raise ValueError(
+            f"an embedding table of {bits!r} bits was asked for.\nA byte holds one, two or four whole numbers, so that a row "
+            "can be looked up: 8, 4 or 2 bits.\nWrite embedding_bits=4."
+        )
+    return int(bits)
+
+
+def _table_form(rows, width, bits):
+    """Shape and dtype of the array of a table."""
+    return {"shape": (rows, width if bits == 8 else -(-width * bits // 8)), "dtype": np.int8 if bits == 8 else np.uint8}
 
 
 def _check_scales(layer):

@@ -3,7 +3,7 @@
 Static quantization runs the model once over calibration data; an observer at each `Dense` sees what comes in (``nn.watch``,
 so that any module works, not only `Sequential`). Then the graph says which layers only feed integer layers: these give uint8
 at the scale of the layer that takes it. Dynamic and weight-only quantization need no data. Read ``layers.py``,
-``partial.py`` and ``nn/graph.py`` before this file.
+``partial.py`` and ``edges.py`` before this file.
 
 The trace sees one path, and not everything (``nn/graph.py``). So the calibration data runs through the new model too, and a
 layer whose integers something asked to be floats gives floats from then on.
@@ -14,36 +14,27 @@ Given up: a layer that is called twice gives floats, as does one before an opera
 
 from __future__ import annotations
 
-import warnings
-
-import numpy as np
-
-from ..datasets import Dataset
-from ..nn import Activation, Dropout, Embedding, Module, replace, trace, watch
+from ..nn import Embedding, Module, replace, watch
 from ..nn.forward_only import replaceable
 from ..tensor import as_tensor
 from ..training import predict
+from .affine import weight_limit
+from .bias_correction import correct_biases
+from .edges import integer_edges
 from .integers import asked_for_floats
 from .layers import QuantizedDense, QuantizedReLU
 from .observers import make_observer
 from .partial import DynamicDense, QuantizedEmbedding, WeightOnlyDense
+from .rounding import make_rounding
 
 MODES = ("static", "dynamic", "weight_only")
-# What a user's forward may raise on two samples, or the trace about it.
-_OF_A_FORWARD = TypeError, ValueError, RuntimeError, LookupError, AssertionError, AttributeError
 
 
 def post_training(
-    model,
-    calibration=None,
-    mode="static",
-    observer="minmax",
-    per_channel=True,
-    integer_only=False,
-    embeddings=True,
-    batch_size=256,
-):
-    """A new model whose `Dense` layers compute in integers and whose `Embedding` tables are int8. The float model stays.
+    model, calibration=None, mode="static", observer="minmax", per_channel=True, integer_only=False, embeddings=True,
+    batch_size=256, bits=8, group=None, clip="max", rounding="nearest", bias_correction=False, embedding_bits=8,
+):  # fmt: skip
+    """A new model whose `Dense` layers compute in integers and whose `Embedding` tables are integers. The float model stays.
 
     Everything else (sparse layers, subclasses with a forward of their own) stays as it is, in float. Pruned weights stay
     exactly 0, since 0 is exact; their masks are not kept.
@@ -64,10 +55,23 @@ def post_training(
     integer_only : bool
         Requantize between layers without floats (`kernels.requantize_integer`).
     embeddings : bool
-        Whether tables become int8.
+        Whether tables become integers.
     batch_size : int
         Samples that pass through the model at a time. It decides what a batch is for "moving_average", and otherwise has no
         influence beyond rounding.
+    bits : int in [2, 8], or dict of str to int
+        Of the weights; a dict has them by path, and layers that it does not name have 8. Activations have 8.
+    group : int, optional
+        A multiple of 32: a scale for each so many consecutive inputs of an output. Not for "dynamic".
+    clip : str
+        "max": the largest weight decides the scale; "mse": the scale of least squared error (`weight_scales`).
+    rounding : str or callable
+        "nearest", "gptq" or "adaround", or ``rounding(name)`` that returns an object like those of ``rounding.py``. The last
+        three look at the inputs of each layer, and need calibration data.
+    bias_correction : bool
+        Whether biases take up the mean error of each output over the calibration data (``bias_correction.py``).
+    embedding_bits : int
+        Of tables: 8, 4 or 2.
 
     Returns
     -------
@@ -79,6 +83,29 @@ def post_training(
     ValueError
         If there is nothing to quantize, a layer is not reached by the calibration data, or NaN or infinity appears.
     """
+    _check(model, mode, observer, integer_only)
+    layers, tables = _quantizable(model, embeddings)
+    settings = bits_of(layers, bits)
+    settings = {p: {"per_channel": per_channel, "clip": clip, "bits": b, "group": group} for p, b in settings.items()}
+    observer = observer if mode == "static" else None
+    observers = _calibrate(model, layers, calibration, observer, rounding, settings, batch_size)
+    made = {path: QuantizedEmbedding.from_embedding(table, embedding_bits) for path, table in tables.items()}
+    if mode == "static":
+        made |= _static(model, layers, calibration, observers, settings, integer_only)
+    else:
+        kind = DynamicDense if mode == "dynamic" else WeightOnlyDense
+        made |= {path: kind.from_dense(layer, **settings[path]) for path, layer in layers.items()}
+    twin = model.copy()
+    for path, layer in made.items():
+        twin = replace(twin, path, layer)
+    if mode == "static" and layers:
+        _separate(twin, layers, calibration, batch_size)
+    if bias_correction:
+        correct_biases(model, twin, layers, calibration, batch_size)
+    return twin.eval()
+
+
+def _check(model, mode, observer, integer_only):
     if not isinstance(model, Module):
         raise TypeError(
             f"post_training got a {type(model).__name__} as the model.\nA model is an nn.Module.\n"
@@ -93,44 +120,43 @@ def post_training(
             f"post_training got an observer or integer_only with mode={mode!r}.\nThey choose or use fixed scales, which "
             "only static quantization has.\nLeave them out, or write mode='static'."
         )
-    layers, tables = replaceable(model), _tables(model) if embeddings else {}
+
+
+def _quantizable(model, embeddings):
+    """({path: Dense}, {path: Embedding}); subclasses with a forward of their own are left out."""
+    tables = {
+        p: m for p, m in model.named_modules() if isinstance(m, Embedding) and type(m).forward is Embedding.forward
+    }
+    layers, tables = replaceable(model), tables if embeddings else {}
     if not layers and not tables:
         raise ValueError(
-            "post_training found no Dense layer and no Embedding.\nIt quantizes nothing else.\n"
+            "quantization found no Dense layer and no Embedding.\nIt takes nothing else.\n"
             "Pass a float model with nn.Dense layers."
         )
-    made = {path: QuantizedEmbedding.from_embedding(table) for path, table in tables.items()}
-    if mode != "static":
-        kind = DynamicDense if mode == "dynamic" else WeightOnlyDense
-        made |= {path: kind.from_dense(layer, per_channel) for path, layer in layers.items()}
-    elif layers:
-        made |= _static(model, layers, calibration, observer, per_channel, integer_only, batch_size)
-    twin = model.copy()
-    for path, layer in made.items():
-        twin = replace(twin, path, layer)
-    if mode == "static" and layers:
-        _separate(twin, layers, calibration, batch_size)
-    return twin.eval()
+    return layers, tables
 
 
-def _tables(model):
-    """{path: table} of the embeddings; a subclass with a forward of its own is left out."""
-    return {p: m for p, m in model.named_modules() if isinstance(m, Embedding) and type(m).forward is Embedding.forward}
-
-
-def _static(model, layers, calibration, observer, per_channel, integer_only, batch_size):
-    """{path: new layer}: the integer layers, and what stands between two of them and can be integer too."""
-    if calibration is None:
+def bits_of(layers, bits):
+    """{path: bits} of these layers, from one number or a dict. A path that is none of them, or a wrong number, raises."""
+    named = dict.fromkeys(layers, 8) | bits if isinstance(bits, dict) else dict.fromkeys(layers, bits)
+    unknown = sorted(named.keys() - layers.keys())
+    if unknown:
         raise ValueError(
-            "post_training got no calibration data.\nStatic scales come from data; there is no default.\n"
-            "Pass calibration=train.x, or mode='dynamic'."
+            f"bits were given for {unknown}.\nThe Dense layers of this model: {', '.join(map(repr, layers))}.\n"
+            'Write bits={"0": 4}, with their paths.'
         )
-    observers = _calibrate(model, layers, calibration, observer, batch_size)
-    edges, follows = _integer_edges(model, layers, calibration)
+    for b in named.values():
+        weight_limit(b)  # raises
+    return named
+
+
+def _static(model, layers, calibration, observers, settings, integer_only):
+    """{path: new layer}: the integer layers, and what stands between two of them and can be integer too."""
+    edges, follows = integer_edges(model, layers, calibration) if layers else ({}, set())
     made = {}
     for path, layer in layers.items():
-        options = {"after_integers": path in follows, "integer_only": integer_only}
-        made[path] = QuantizedDense.from_dense(layer, observers[path], per_channel, **options)
+        places = {"after_integers": path in follows, "integer_only": integer_only}
+        made[path] = QuantizedDense.from_dense(layer, observers[path], **settings[path], **places)
     for path, (takers, relus) in edges.items():
         targets = {(float(made[p].input_scale[0]), int(made[p].input_zero_point[0])) for p in takers}
         if len(targets) == 1:  # one tensor, seen by all of them
@@ -168,84 +194,33 @@ def _unchanged(module, inputs, output):
     return output
 
 
-def _calibrate(model, layers, calibration, observer, batch_size):
-    """{path: observer} after it has seen all that comes into the layer."""
-    observers = {path: make_observer(observer, f"the input of layer {path!r}") for path in layers}
-    by_id = {id(layer): observers[path] for path, layer in layers.items()}
+def _calibrate(model, layers, calibration, observer, rounding, settings, batch_size):
+    """{path: observer} after it has seen all that comes into the layer; so has what rounds weights, kept in ``settings``.
+
+    Without an observer, and without a rounding that looks at inputs, no data is needed.
+    """
+    names = {path: f"the input of layer {path!r}" for path in layers}
+    observers = {path: make_observer(observer, name) for path, name in names.items() if observer is not None}
+    roundings = {path: make_rounding(rounding, name) for path, name in names.items() if rounding != "nearest"}
+    for path, seen in roundings.items():
+        settings[path]["rounding"] = seen
+    if not observers and not roundings:
+        return {}
+    if calibration is None:
+        raise ValueError(
+            "post_training got no calibration data.\nStatic scales come from data, and so does rounding by what a layer "
+            "sees; there is no default.\nPass calibration=train.x, or mode='dynamic'."
+        )
+    paths = {id(layer): path for path, layer in layers.items()}
 
     def see(module, inputs, output):
-        if id(module) in by_id:
-            by_id[id(module)].see(as_tensor(inputs[0]).data)
+        if (path := paths.get(id(module))) is not None:
+            x = as_tensor(inputs[0]).data
+            for watching in (observers, roundings):
+                if path in watching:
+                    watching[path].see(x.reshape(-1, x.shape[-1]))
         return output
 
     with watch(see):
         predict(model, calibration, batch_size)
     return observers
-
-
-def _integer_edges(model, layers, calibration):
-    """Where integers can pass, from one traced run over two samples.
-
-    Returns
-    -------
-    edges : dict of str to (list of str, list of str)
-        For each Dense layer whose result goes to Dense layers only, through nothing but dropout and relu: paths of these,
-        and of the relu layers on the way.
-    follows : set of str
-        Paths of Dense layers somewhere after another one.
-    """
-    try:
-        graph = trace(model, *_first_rows(calibration))
-    except _OF_A_FORWARD as error:
-        cause = str(error).split("\n")[0]
-        warnings.warn(
-            f"post_training could not follow the model: {cause}\nIts layers compute in integers, with floats between them.\n"
-            "Let each module return one Tensor, and run on two samples.",
-            stacklevel=4,
-        )
-        return {}, set()
-    dense = {id(node): node.name for node in graph.nodes if node.kind == "layer" and node.name in layers}
-    calls, edges = [node.name for node in graph.layers], {}
-    for node in graph.nodes:
-        if id(node) not in dense or calls.count(node.name) > 1 or node.module.activation not in (None, "relu"):
-            continue
-        takers, relus = _takers(graph, node, dense)
-        if takers and None not in takers:
-            edges[node.name] = takers, relus
-    follows = {dense[id(node)] for node in graph.nodes if id(node) in dense and _comes_after(node, dense)}
-    return edges, follows
-
-
-def _takers(graph, node, dense):
-    """Paths of the Dense layers that take a node's result (None for anything else), and of the relu layers on the way."""
-    takers, passed, waiting = [], [], list(graph.consumers(node)) or [None]
-    while waiting:
-        taker = waiting.pop()
-        module = None if taker is None else taker.module
-        if id(taker) in dense:
-            takers.append(dense[id(taker)])
-        elif type(module) is Dropout or (type(module) is Activation and module.name == "relu"):
-            passed += [taker.name] if type(module) is Activation else []
-            waiting += graph.consumers(taker) or [None]
-        else:
-            takers.append(None)
-    return takers, passed
-
-
-def _comes_after(node, dense):
-    """Whether one of the Dense layers lies somewhere before this node."""
-    waiting, seen = list(node.inputs), set()
-    while waiting:
-        source = waiting.pop()
-        if id(source) in dense:
-            return True
-        if id(source) not in seen:
-            seen.add(id(source))
-            waiting += source.inputs
-    return False
-
-
-def _first_rows(calibration):
-    """The first two samples, as the model's inputs."""
-    inputs = calibration.x if isinstance(calibration, Dataset) else calibration
-    return tuple(np.asarray(x)[:2] for x in (inputs if isinstance(inputs, tuple) else (inputs,)))

@@ -1,0 +1,114 @@
+"""Where integers can pass from layer to layer: which `Dense` layers take what another one gives, and nothing else does.
+
+`post_training` and `prepare_qat` ask this of the traced graph, before they replace anything. The trace sees one path, and not
+everything; what it missed shows when the new model runs (`integers.asked_for_floats`). Read ``nn/graph.py`` before this file.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from ..datasets import Dataset
+from ..nn import Activation, Dropout, trace
+
+# What a user's forward may raise on two samples, or the trace about it.
+_OF_A_FORWARD = TypeError, ValueError, RuntimeError, LookupError, AssertionError, AttributeError
+
+
+def integer_edges(model, layers, inputs):
+    """Where integers can pass, from one traced run over two samples.
+
+    A model that cannot be traced has no such edges; a warning says so.
+
+    Parameters
+    ----------
+    model : Module
+    layers : dict of str to Dense
+        The layers that will compute in integers, by path.
+    inputs : ndarray, tuple of ndarrays, or Dataset
+        Two samples or more.
+
+    Returns
+    -------
+    edges : dict of str to (list of str, list of str)
+        For each of the layers whose result goes to such layers only, through nothing but dropout and relu: paths of these,
+        and of the relu layers on the way. Either a relu layer stands on each way, or on none.
+    follows : set of str
+        Paths of layers somewhere after another one.
+    """
+    try:
+        graph = trace(model, *_first_rows(inputs))
+    except _OF_A_FORWARD as error:
+        cause = str(error).split("\n")[0]
+        warnings.warn(
+            f"quantization could not follow the model: {cause}\nIts layers compute in integers, with floats between them.\n"
+            "Let each module return one Tensor, and run on two samples.",
+            stacklevel=4,
+        )
+        return {}, set()
+    dense = {id(node): node.name for node in graph.nodes if node.kind == "layer" and node.name in layers}
+    calls, edges = [node.name for node in graph.layers], {}
+    for node in graph.nodes:
+        if id(node) not in dense or calls.count(node.name) > 1 or node.module.activation not in (None, "relu"):
+            continue
+        takers, relus = takers_of(graph, node, dense)
+        if takers and None not in takers:
+            edges[node.name] = takers, relus
+    follows = {dense[id(node)] for node in graph.nodes if id(node) in dense and _comes_after(node, dense)}
+    return edges, follows
+
+
+def takers_of(graph, node, dense, activations=("relu",)):
+    """The layers that take a node's result, through nothing but dropout and activations of these names.
+
+    Parameters
+    ----------
+    graph : Graph
+    node : GraphNode
+    dense : dict of int to str
+        Paths of the layers that count, by the ``id`` of their node.
+    activations : tuple of str
+        `Activation` layers that may stand in between: on every way, or on none.
+
+    Returns
+    -------
+    takers : list of str or None
+        Paths; None for anything else that takes the result.
+    passed : list of str
+        Paths of the activation layers on the way.
+    """
+    takers, passed, waiting = [], [], [(taker, False) for taker in graph.consumers(node) or [None]]
+    while waiting:
+        taker, activated = waiting.pop()
+        module = None if taker is None else taker.module
+        if id(taker) in dense:
+            takers.append((dense[id(taker)], activated))
+        elif type(module) is Dropout or (type(module) is Activation and module.name in activations):
+            passed += [taker.name] if type(module) is Activation else []
+            activated |= type(module) is Activation
+            waiting += [(further, activated) for further in graph.consumers(taker) or [None]]
+        else:
+            takers.append((None, activated))
+    same = len({activated for _, activated in takers}) == 1
+    return [path if same else None for path, _ in takers], passed
+
+
+def _comes_after(node, dense):
+    """Whether one of the Dense layers lies somewhere before this node."""
+    waiting, seen = list(node.inputs), set()
+    while waiting:
+        source = waiting.pop()
+        if id(source) in dense:
+            return True
+        if id(source) not in seen:
+            seen.add(id(source))
+            waiting += source.inputs
+    return False
+
+
+def _first_rows(inputs):
+    """The first two samples, as the model's inputs."""
+    inputs = inputs.x if isinstance(inputs, Dataset) else inputs
+    return tuple(np.asarray(x)[:2] for x in (inputs if isinstance(inputs, tuple) else (inputs,)))

@@ -1,0 +1,229 @@
+"""Quantization-aware training: a float model made ready for it, and made an integer model afterwards.
+
+In between it is trained by `fit` or ``distill`` like any other model: the rounding is in its layers, `simulated.py` says how
+gradients pass. In eval mode it gives what the converted model gives, bit for bit: what is validated is what is deployed.
+
+Which layers hand integers to one another is decided here, before training, by the graph of the float model (``edges.py``),
+and conversion keeps to it. Read ``qat_layers.py`` before this file.
+"""
+
+from __future__ import annotations
+
+from ..nn import Dropout, Module, example_inputs, replace, watch
+from ..training import predict
+from .edges import integer_edges
+from .integers import asked_for_floats
+from .observers import MovingAverage
+from .post_training import _calibrate, _quantizable, bits_of
+from .qat_layers import FIXED, OBSERVE, QUANTIZE, QATDense, QATDropout, QATEmbedding, QATReLU
+
+
+def prepare_qat(
+    model, calibration=None, bits=8, per_channel=True, learned=False, embeddings=True, embedding_bits=8, observer="minmax",
+    momentum=0.99, example=None, batch_size=256,
+):  # fmt: skip
+    """A new model that computes as the integer model made from it will, and can be trained. The float model stays.
+
+    Start from a trained model, and train on with a lower rate (a tenth, say)::
+
+        qat = quantize.prepare_qat(model, calibration=train.x, bits=4)
+        md.fit(qat, train, optimizer=optim.Adam(qat.parameters(), lr=3e-4), epochs=10)
+        integer = quantize.convert(qat)
+
+    Parameters
+    ----------
+    model : Module
+        Masks and other constraints are kept, so pruned weights stay exactly 0. A model of float64 is trained in float64, and
+        computes in float32.
+    calibration : ndarray, tuple of ndarrays (several inputs), or Dataset, optional
+        From which the ranges of activations start, as in `post_training`: before any training, this model gives what that one
+        does. Without it, they start from the first batch.
+    bits : int in [2, 8], or dict of str to int
+        Of the weights; a dict has them by path, and layers that it does not name have 8. Activations have 8.
+    per_channel : bool
+        A step size for each column of a weight, or one for all.
+    learned : bool
+        Whether step sizes are trained: LSQ (Esser et al. 2020, "Learned Step Size Quantization"). For few bits. Those of
+        activations start from their ranges, with zero points that stay. Weight decay would shrink these parameters, whose
+        paths end in ``_reach``, and so clip more and more: leave them out of it, in a group of their own.
+    embeddings : bool
+        Whether tables are rounded, a scale for each row.
+    embedding_bits : int
+        Of tables: 8, 4 or 2.
+    observer : str or callable
+        What makes ranges of the calibration data, as in `post_training`; one of the user's own has ``range()``, too.
+    momentum : float in [0, 1)
+        The weight of the past when ranges move with the batches (Jacob et al. 2018, "Quantization and Training of Neural
+        Networks for Efficient Integer-Arithmetic-Only Inference"; "close to 1"). To hold them where ``observer`` has put
+        them, train with ``ActivationDelay(0, freeze=0)``.
+    example : ndarray or tuple of ndarrays, optional
+        Two samples, to see which layer feeds which, where there is no ``calibration`` and they cannot be guessed.
+    batch_size : int
+        Of the calibration.
+
+    Returns
+    -------
+    Module
+        In the mode of the float model.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to quantize, the calibration data do not reach a layer, or NaN or infinity appears.
+    """
+    layers, inputs, settings = _checked(model, calibration, bits, embeddings, example)
+    options = {"per_channel": per_channel, "learned": learned, "momentum": MovingAverage(momentum=momentum).momentum}
+    observers = {}
+    if calibration is not None:
+        observers = _calibrate(model, layers, calibration, observer, "nearest", {}, batch_size)
+    ranges = {path: seen.range() for path, seen in observers.items()}
+    edges, follows = integer_edges(model, layers, inputs) if layers else ({}, set())
+    qat = model.copy()
+    for path, bits_of_layer in settings.items():
+        takers, relus = edges.get(path, ((), ()))
+        places = {"gives_integers": bool(takers), "relu_follows": bool(relus), "after_integers": path in follows}
+        layer = QATDense.from_dense(qat.get(path), bits=bits_of_layer, **options, **places)
+        qat = replace(qat, path, layer)
+        for relu in relus:
+            qat = replace(qat, relu, QATReLU())
+    for path in _quantizable(model, embeddings)[1]:
+        qat = replace(qat, path, QATEmbedding.from_embedding(qat.get(path), embedding_bits))
+    for path, module in model.named_modules():
+        if type(module) is Dropout:
+            qat = replace(qat, path, QATDropout.from_dropout(qat.get(path)))
+    _share_grids(qat, edges, layers)
+    for path, (low, high) in ranges.items():
+        qat.get(path).widen(low, high)
+    _separate(qat, inputs, batch_size)
+    return qat
+
+
+def convert(model):
+    """The integer model that a model made by `prepare_qat` simulates: a new one, in eval mode. The trained model stays.
+
+    It gives what the trained model gives in eval mode, bit for bit.
+
+    Parameters
+    ----------
+    model : Module
+
+    Returns
+    -------
+    Module
+
+    Raises
+    ------
+    ValueError
+        If the model was not made by `prepare_qat`, or never saw data; if a weight is NaN or infinite.
+    """
+    if not any(isinstance(m, (QATDense, QATEmbedding)) for m in (model.modules() if isinstance(model, Module) else ())):
+        raise ValueError(
+            f"convert got a {type(model).__name__} without layers of quantization-aware training.\nIt converts what "
+            "prepare_qat has made.\nCall quantize.prepare_qat(model) and train, or quantize.post_training(model, train.x)."
+        )
+    twin = model.copy()
+    for path, layer in model.named_modules():
+        if hasattr(layer, "converted"):
+            twin = replace(twin, path, layer.converted())
+    return twin.eval()
+
+
+class ActivationDelay:
+    """A callback of `fit` and ``distill``: train with rounded weights only, round activations later, hold ranges at the end.
+
+    Ranges of activations move a lot while training begins; what is clipped then learns nothing. (TensorFlow has a
+    ``quant_delay`` for this, PyTorch enables observers and fake quantization one after the other.) In eval mode, and so in
+    validation, the model is the integer one at all times.
+
+    Parameters
+    ----------
+    epochs : int
+        In the first so many epochs, activations are float and only observed.
+    freeze : int, optional
+        After so many epochs, ranges (and learned step sizes of activations) stay as they are.
+
+    Notes
+    -----
+    It knows the epoch from the run alone, so a resumed run goes on bit for bit.
+    """
+
+    def __init__(self, epochs=1, freeze=None):
+        if epochs < 0 or (freeze is not None and freeze < epochs):
+            raise ValueError(
+                f"ActivationDelay got epochs={epochs} and freeze={freeze}.\nActivations are observed, then rounded, then "
+                "their ranges are held.\nWrite ActivationDelay(epochs=2, freeze=8), or leave freeze out."
+            )
+        self.epochs, self.freeze = epochs, freeze
+
+    def on_train_begin(self, run):
+        """Refuse a model that has nothing to delay."""
+        self._set(run, QUANTIZE)
+
+    def on_epoch_begin(self, run):
+        """Set the stage."""
+        frozen = self.freeze is not None and run.epoch >= self.freeze
+        self._set(run, OBSERVE if run.epoch < self.epochs else FIXED if frozen else QUANTIZE)
+
+    def on_train_end(self, run):
+        """Leave the model as any other."""
+        self._set(run, QUANTIZE)
+
+    def _set(self, run, stage):
+        layers = [module for module in run.model.modules() if isinstance(module, QATDense)]
+        if not layers:
+            raise ValueError(
+                f"ActivationDelay was used with a {type(run.model).__name__} that rounds no activations.\nIt works on what "
+                "quantize.prepare_qat has made.\nTrain that model, or leave the callback out."
+            )
+        for layer in layers:
+            layer.stage = stage
+
+
+def _checked(model, calibration, bits, embeddings, example):
+    """(layers, inputs to run the model on, bits by path), after everything that can be refused was looked at."""
+    if not isinstance(model, Module):
+        raise TypeError(
+            f"prepare_qat got a {type(model).__name__} as the model.\nA model is an nn.Module.\n"
+            "Write quantize.prepare_qat(model, calibration=train.x)."
+        )
+    layers, _ = _quantizable(model, embeddings)
+    settings = bits_of(layers, bits)
+    return layers, example_inputs(model, example) if calibration is None else calibration, settings
+
+
+def _share_grids(qat, edges, layers):
+    """Give each layer and those that take its result the same range, and the same reach.
+
+    Layers that take the same result share theirs, and so do all results that one layer takes.
+    """
+    group = {path: path for path in layers}  # each layer's input: by whose range it goes
+    for takers, _ in edges.values():
+        joined = {group[taker] for taker in takers}
+        group = {path: group[takers[0]] if first in joined else first for path, first in group.items()}
+    for path in layers:
+        first, layer = qat.get(group[path]), qat.get(path)
+        layer.input_range, layer.input_reach = first.input_range, first.input_reach
+    for path, (takers, _) in edges.items():
+        taker, layer = qat.get(takers[0]), qat.get(path)
+        layer.output_range, layer.output_reach = taker.input_range, taker.input_reach
+
+
+def _separate(qat, inputs, batch_size):
+    """Run the new model, and let layers give floats whose integers something asked to be floats."""
+    layers = {path: layer for path, layer in qat.named_modules() if isinstance(layer, QATDense)}
+    while True:
+        trial = qat.copy()
+        for path in layers:
+            if trial.get(path).input_range[0] > trial.get(path).input_range[1]:
+                trial.get(path).widen(-1.0, 1.0)
+        names = {id(trial.get(path)): path for path in layers}
+        with (
+            asked_for_floats() as asked,
+            watch(lambda module, inputs, output: output),
+        ):  # watched, it stays on this thread
+            predict(trial, inputs, batch_size)
+        found = {names[id(maker)] for maker in asked if id(maker) in names}
+        for path in found:
+            layers[path].output_range, layers[path].output_reach, layers[path].relu_follows = None, None, False
+        if not found:
+            return
