@@ -26,6 +26,7 @@ import numpy as np
 from .row_sparse import RowSparse
 
 _recording: ContextVar[bool] = ContextVar("minidistill_recording", default=True)
+rounding: ContextVar = ContextVar("minidistill_rounding", default=None)  # see training/precision.py
 _numbers = itertools.count()  # of the nodes, in the order in which they are recorded
 _FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -255,6 +256,8 @@ def record(op, data, inputs, vjp, saves=None):
     """
     if type(data) is not np.ndarray:
         data = np.asarray(data)
+    if (rounded := rounding.get()) is not None:
+        data, vjp = rounded(data, vjp)
     out = Tensor.__new__(Tensor)
     out._data, out.grad, out._node = data, None, None
     out._version = None if data.base is None else _version_of_view(data, inputs)

@@ -29,6 +29,7 @@ KEPT_BYTES = 2**29  # of the teacher's hidden layers, for all samples
 def distill(
     teacher, student, data, temperature=4.0, alpha=0.9, objective=None, optimizer=None, epochs=60, batch_size=32,
     validation=None, metrics=None, augment=None, callbacks=(), resume=None, progress=True, rng=None, cache=None,
+    precision="float32",
 ):  # fmt: skip
     """Train ``student`` to answer like ``teacher``.
 
@@ -55,6 +56,8 @@ def distill(
     cache : TeacherCache or path, optional
         The teacher's answers, computed earlier. A path is read, or written if there is no such file. Its samples are found by
         their content, so ``data`` may be a part of what it was made from, in any order.
+    precision : {"float32", "float16", "bfloat16"} or Precision
+        That of the student, as in `fit`. Teacher, losses and an objective's own parameters are float32.
 
     Returns
     -------
@@ -98,6 +101,7 @@ def distill(
     return run(
         student, data, batch_loss, optimizer=optimizer, validate=validate, epochs=epochs,
         batch_size=batch_size, augment=augment, callbacks=[companion, *callbacks], resume=resume, progress=progress, rng=rng,
+        precision=precision, others=companion.parameters,
     )  # fmt: skip
 
 
@@ -193,7 +197,8 @@ class _Companion:
         """Step with the student."""
         self.step = run.step
         if self.optimizer is not None:
-            self.optimizer.step()
+            if not run.skipped:
+                self.optimizer.step()
             self.optimizer.zero_grad()
 
     def state_dict(self):

@@ -1,4 +1,4 @@
-"""Training: fit, evaluate, predict. Read ``inference``, ``loop``, then ``callbacks`` and ``checkpoint``."""
+"""Training: fit, evaluate, predict. Read ``inference``, ``loop``, then ``callbacks``, ``checkpoint`` and ``precision``."""
 
 from .callbacks import Checkpoint, EarlyStopping
 from .history import History
@@ -15,3 +15,5 @@ from .metrics import (
     rmse,
     top_k_accuracy,
 )
+from .precision import Precision
+from .underflow import GradientHistogram

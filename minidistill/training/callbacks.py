@@ -1,9 +1,9 @@
 """Callbacks: objects that `fit` and `distill` tell how far they are.
 
-A callback has any of the methods ``on_train_begin``, ``on_epoch_begin``, ``on_step_end``, ``on_epoch_end``,
-``on_train_end``, each called with the `Run`, and, if it remembers anything that a resumed run needs, ``state_dict()`` and
-``load_state_dict(state)`` with nested dicts and lists of numbers, texts and arrays; ``check_state(state)`` may refuse one
-beforehand, while nothing is changed. Read ``loop.Run`` with this file.
+A callback has any of the methods ``on_train_begin``, ``on_epoch_begin``, ``on_loss`` (between forward and backward pass),
+``on_step_end``, ``on_epoch_end``, ``on_train_end``, each called with the `Run`, and, if it remembers anything that a
+resumed run needs, ``state_dict()`` and ``load_state_dict(state)`` with nested dicts and lists of numbers, texts and arrays;
+``check_state(state)`` may refuse one beforehand, while nothing is changed. Read ``loop.Run`` with this file.
 """
 
 from __future__ import annotations

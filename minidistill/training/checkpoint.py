@@ -1,8 +1,8 @@
 """Checkpoints: a run's whole state in one ``.npz``, so that it continues bit for bit.
 
-Whole means: parameters and buffers, masks, optimizer moments and step count (schedules depend on that alone), the random
-generators, the history, and what callbacks remember. Everything becomes nested dicts and lists; arrays are stored as
-arrays, the rest as JSON. Read ``files.py`` before this file.
+Whole means: parameters and buffers, masks, optimizer moments and step count (schedules depend on that alone), the loss scale,
+the random generators, the history, and what callbacks remember. Everything becomes nested dicts and lists; arrays are stored
+as arrays, the rest as JSON. Read ``files.py`` before this file.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ def save_checkpoint(path, run):
         "model": run.model.state_dict(),
         "masks": _masks(run.model),
         "optimizer": run.optimizer.state_dict(),
+        "arithmetic": run.arithmetic.state_dict(),
         "generators": {name: generator.bit_generator.state for name, generator in run.generators.items()},
         "history": run.history.epochs,
         "callbacks": [c.state_dict() if hasattr(c, "state_dict") else None for c in run.callbacks],
@@ -54,6 +55,7 @@ def load_checkpoint(path, run):
     twin = run.model.copy()
     twin.load_state_dict(state["model"])  # raises before anything is changed
     run.optimizer.load_state_dict(state["optimizer"])
+    run.arithmetic.load_state_dict(state.get("arithmetic", {}))  # none in a file from before there was a loss scale
     _set_masks(state["masks"], run.model)
     run.model.load_state_dict(state["model"])
     for name, generator in run.generators.items():

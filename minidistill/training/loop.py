@@ -22,6 +22,7 @@ from ..tensor import no_grad
 from .checkpoint import load_checkpoint
 from .history import History
 from .inference import _check_model, _check_targets, default_loss, default_metrics, evaluate
+from .precision import Arithmetic
 from .progress import Progress
 
 
@@ -42,6 +43,14 @@ class Run:
         The numbers of the epoch that has just ended.
     generators : dict of np.random.Generator
         The streams "shuffle", "augment" and "layers".
+    arithmetic : Arithmetic
+        How it computes, and the loss scale of the moment; see ``precision.py``.
+    others : list of Parameter
+        What callbacks train along with the model.
+    loss : Tensor or None
+        That of the step, while the tape behind it is there.
+    skipped : bool
+        Whether the last step was skipped because a gradient overflowed; there are no gradients then.
     stopped : bool
         Whether `stop` was called.
     """
@@ -53,6 +62,10 @@ class Run:
     steps_per_epoch: int
     samples: int
     generators: dict
+    arithmetic: Arithmetic = None
+    others: list = field(default_factory=list)
+    loss: object = None
+    skipped: bool = False
     epoch: int = 0
     step: int = 0
     history: History = field(default_factory=History)
@@ -72,7 +85,7 @@ class Run:
 
 def fit(
     model, data, loss=None, optimizer=None, epochs=10, batch_size=32, validation=None, metrics=None,
-    augment=None, callbacks=(), resume=None, progress=True, rng=None,
+    augment=None, callbacks=(), resume=None, progress=True, rng=None, precision="float32",
 ):  # fmt: skip
     """Train a model on a data set.
 
@@ -104,6 +117,10 @@ def fit(
         Show a bar with loss, metrics and the time left, where the error stream is a terminal.
     rng : int, np.random.Generator or None
         Shuffling, the split, augmentation and dropout. The same number gives the same bits on the same machine.
+    precision : {"float32", "float16", "bfloat16"} or Precision
+        The numbers that forward and backward pass are rounded to, with float32 master weights and a loss scale (dynamic for
+        float16): a laboratory, slower than float32; see ``precision.py``. With a scale, the history has the columns
+        "loss_scale" and "skipped_steps". Validation, like `evaluate` and `predict`, is float32: of the master weights.
 
     Returns
     -------
@@ -112,7 +129,8 @@ def fit(
     Raises
     ------
     FloatingPointError
-        If the loss becomes NaN or infinite; the weights are those before that step.
+        If the loss becomes NaN or infinite; the weights are those before that step. In 16 bits also if 50 steps in a row had
+        to be skipped.
     """
     _check_model(model, "fit")
     _check_targets(data, "fit")
@@ -143,17 +161,19 @@ def fit(
     return run(
         model, data, batch_loss, report=report, optimizer=optimizer, validate=validate if held_out else None, epochs=epochs,
         batch_size=batch_size, augment=augment, callbacks=callbacks, resume=resume, progress=progress, rng=rng,
+        precision=precision,
     )  # fmt: skip
 
 
 def run(
     model, data, batch_loss, *, optimizer, validate, epochs, batch_size, augment, callbacks, resume, progress, rng,
-    report=dict,
+    report=dict, precision="float32", others=(),
 ):  # fmt: skip
     """The loop itself; see `fit`.
 
     ``batch_loss(batch)`` is a scalar Tensor; ``validate()`` (or None) and ``report()`` are dicts of numbers, asked for once
-    at the end of each epoch: what was measured on the validation data, and what was counted while training.
+    at the end of each epoch: what was measured on the validation data, and what was counted while training. ``others`` are
+    parameters whose optimizer is a callback's.
     """
     if epochs < 1:
         raise ValueError(f"training got epochs = {epochs}.\nAn epoch is one pass over the data.\nWrite epochs=10.")
@@ -162,7 +182,8 @@ def run(
     data.batches(batch_size)  # a wrong batch size is told before anything else
     streams = dict(zip(("shuffle", "augment", "layers"), np.random.default_rng(rng).spawn(3)))
     steps = math.ceil(len(data) / batch_size)
-    state = Run(model, optimizer, list(callbacks), epochs, steps, len(data), streams)
+    arithmetic = Arithmetic(precision, model)
+    state = Run(model, optimizer, list(callbacks), epochs, steps, len(data), streams, arithmetic, list(others))
     if resume is not None:
         load_checkpoint(resume, state)
     bar = Progress(progress, epochs, steps, state.step)
@@ -194,7 +215,7 @@ def _epoch(state, data, batch_loss, validate, report, batch_size, augment, bar):
     state.logs = {"loss": total / len(data), **report()}
     if validate is not None:
         state.logs |= {f"validation_{name}": value for name, value in validate().items()}
-    state.logs |= {"lr": lr, "seconds": time.perf_counter() - began}
+    state.logs |= {**state.arithmetic.report(), "lr": lr, "seconds": time.perf_counter() - began}
     state.epoch += 1
     state.history.epochs.append(state.logs)
     bar.epoch(state.epoch, state.logs)
@@ -204,13 +225,16 @@ def _epoch(state, data, batch_loss, validate, report, batch_size, augment, bar):
 def _step(state, batch, batch_loss):
     """Forward, backward, optimizer. Returns the loss as a number, so that no tape outlives the step."""
     state.optimizer.zero_grad()
-    with mode(training=True, rng=state.generators["layers"]):
-        loss = batch_loss(batch)
-    value = loss.item()
+    with mode(training=True, rng=state.generators["layers"]), state.arithmetic.of(state.model):
+        state.loss = batch_loss(batch)
+    value = state.loss.item()
     if not math.isfinite(value):
         raise FloatingPointError(_not_finite(state, batch, value))
-    loss.backward()
-    state.optimizer.step()
+    state.tell("on_loss")
+    state.skipped = not state.arithmetic.backward(state)
+    state.loss = None
+    if not state.skipped:
+        state.optimizer.step()
     state.step += 1
     return value
 
@@ -223,7 +247,8 @@ def _not_finite(state, batch, value):
     worst = sorted(largest.items(), key=lambda item: -item[1] if math.isfinite(item[1]) else -math.inf)[:3]
     return (
         f"the loss became {value} in step {state.step + 1} (epoch {state.epoch + 1}); the weights are those before it.\n"
-        f"Training needs finite numbers. Largest activations: {', '.join(f'{p!r}: {v:.3g}' for p, v in worst)}.\n"
+        f"Training needs finite numbers{state.arithmetic.note()}. "
+        f"Largest activations: {', '.join(f'{p!r}: {v:.3g}' for p, v in worst)}.\n"
         "Lower the learning rate, clip gradients (clip_norm=1.0), or scale the inputs."
     )
 

@@ -1,0 +1,107 @@
+"""GradientHistogram: how large the gradients of a run are, and which of them 16 bits would lose.
+
+Read ``precision.py`` before this file; ``plot.underflow`` draws what is counted here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..tensor import Node, RowSparse, gradients
+from .precision import ROUNDED_TO
+
+LOWEST, HIGHEST = -149, 127  # powers of two that float32 reaches
+KINDS = "activations", "weights"
+
+
+class Tally:
+    """Counts of the gradients of one layer.
+
+    Attributes
+    ----------
+    exponents : ndarray of int64, shape (277,)
+        How many gradients, scale taken off, lie in [2**e, 2**(e + 1)), for e from -149 to 127.
+    total, zero : int
+        How many there were; how many were exactly zero.
+    lost, overflowed : dict of str to int
+        How many were not zero and round to zero, and how many round to infinity, in "float16" and "bfloat16": with the loss
+        scale of their step.
+    """
+
+    def __init__(self):
+        self.exponents = np.zeros(HIGHEST - LOWEST + 1, np.int64)
+        self.total = self.zero = 0
+        self.lost, self.overflowed = dict.fromkeys(ROUNDED_TO, 0), dict.fromkeys(ROUNDED_TO, 0)
+
+    def add(self, g, scale):
+        """Count gradients, float32 of any shape, that are ``scale`` times what they stand for."""
+        self.total += g.size
+        self.zero += int((g == 0).sum())
+        g = np.abs(g[g != 0])
+        for name, nearest in ROUNDED_TO.items():
+            rounded = nearest(g)
+            self.lost[name] += int((rounded == 0).sum())
+            self.overflowed[name] += int((~np.isfinite(rounded)).sum())
+        true = g[np.isfinite(g)].astype(np.float64) / scale  # float64, where no quotient is zero
+        places = np.clip(np.frexp(true)[1] - 1, LOWEST, HIGHEST) - LOWEST
+        self.exponents += np.bincount(places, minlength=len(self.exponents))
+
+    def shares(self):
+        """The zeros and what each format would lose, as fractions of all gradients."""
+        total = max(self.total, 1)
+        return {"zero": self.zero / total} | {name: count / total for name, count in self.lost.items()}
+
+
+class GradientHistogram:
+    """The callback that counts exponents of gradients, as in figure 3 of Micikevicius et al. 2018, layer by layer.
+
+    Activation gradients are those of the result of every operation that reads a parameter of the layer, weight gradients
+    those of its parameters (of a table: the rows that were looked up). Both are looked at before they are rounded: what is
+    lost in the next rounding is still there, what earlier ones lost is counted as zero. So a run in float32 shows what
+    float16 would meet, and one in float16 what it does.
+
+    Parameters
+    ----------
+    every : int
+        Steps between two looks. Each costs one more backward pass.
+
+    Attributes
+    ----------
+    layers : dict of str to dict
+        By path of the layer: {"activations": `Tally`, "weights": `Tally`}. A run, resumed or new, starts it anew.
+    scale : float
+        The loss scale of the last look; 1 without scaling.
+    """
+
+    def __init__(self, every=10):
+        if type(every) is not int or every < 1:
+            raise ValueError(f"GradientHistogram got every = {every!r}.\nIt counts steps, at least 1.\nWrite every=10.")
+        self.every, self.layers, self.scale = every, {}, 1.0
+
+    def on_train_begin(self, run):
+        """Forget an earlier run."""
+        self.layers = {}
+
+    def on_loss(self, run):
+        """Walk the tape once more, and count."""
+        if run.step % self.every:
+            return
+        self.scale = float(run.arithmetic.scale or 1)
+        layer_of = {id(p): path.rpartition(".")[0] for path, p in run.model.named_parameters()}
+        for path in layer_of.values():
+            self.layers.setdefault(path, {kind: Tally() for kind in KINDS})
+        with np.errstate(over="ignore", invalid="ignore"):
+            for end, g in gradients(run.loss, run.arithmetic.upstream(run.loss)):
+                kind, read = ("activations", end.parents) if isinstance(end, Node) else ("weights", [end])
+                for path in dict.fromkeys(layer_of[id(p)] for p in read if id(p) in layer_of):
+                    self.layers[path][kind].add(g.values if isinstance(g, RowSparse) else g, self.scale)
+
+    def __str__(self):
+        if not self.layers:
+            return "GradientHistogram(nothing counted yet)"
+        lines = [f"{'layer':<16} {'gradients of':<14} {'zero':>8} {'lost in float16':>18} {'in bfloat16':>14}"]
+        for path, tallies in self.layers.items():
+            for kind, tally in tallies.items():
+                shares = "{zero:>9.1%} {float16:>18.1%} {bfloat16:>14.1%}".format(**tally.shares())
+                lines.append(f"{path or 'the model':<16} {kind:<14}{shares}")
+        return "\n".join([*lines, f"loss scale {self.scale:g}; shares of all gradients"])
