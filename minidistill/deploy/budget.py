@@ -1,0 +1,189 @@
+"""Bits where they matter: how much each layer suffers from fewer bits or weights, and the best plan for a budget of bytes.
+
+1. `sensitivity` changes one layer at a time, while the others keep most bits, and measures the bytes that it then takes and
+   the damage to the answers on validation data: both on models that were really built, never computed.
+2. Damages of different layers nearly add up (Cai et al. 2020, "ZeroQ: A Novel Zero Shot Quantization Framework", choose bits
+   by such sums, on a Pareto front). ``knapsack.py`` finds the plans of least sum.
+3. They do not add up exactly, least of all at 2 and 3 bits. So `Sensitivity.fit` (``search.py``) builds the best few, and the
+   best uniform plan besides, and takes the one that does the least damage as a whole.
+
+Damage is KL(float ‖ small), the divergence of the small model's answers from the float model's. It needs no labels, is 0
+where nothing changed and never below, and moves with every weight, where a count of errors stands still and a loss may fall
+by luck.
+
+A layer is stored dense in 2 to 8 bits, or pruned, and stored sparse with int8 values (`prune.to_sparse`). Pruned but dense is
+no choice: a zero takes as many bits as any weight. Given up: bits of embedding tables (all take ``embedding_bits``); and
+time: a sparse layer takes and gives floats, and may be slower than the integer layer that it replaces (`choose` measures
+that). Read ``plans.py``, ``knapsack.py``, ``search.py`` and ``quantize/post_training.py`` before this file.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from numbers import Integral, Real
+
+import numpy as np
+
+from ..datasets import Dataset
+from ..distill import kd_loss
+from ..nn import Embedding, Module, Sequential, replace
+from ..nn.forward_only import replaceable
+from ..prune import magnitude, obs, to_sparse
+from ..prune.masks import kept_of
+from ..quantize import post_training
+from ..training import evaluate, predict
+from .plans import SPARSE_BITS, Choice
+from .search import SIZES, Sensitivity, check_search
+
+MEASURES = "kl", "mse", "loss"
+
+
+def fit_budget(model, max_bytes, calibration, validation, bits=(8, 7, 6, 5, 4, 3, 2), sparsity=(), tries=5, **settings):
+    """A model of at most so many bytes that answers most like the float model; that one is unchanged.
+
+    Parameters
+    ----------
+    model, calibration, validation, bits, sparsity, settings
+        As in `sensitivity`.
+    max_bytes, tries
+        As in `Sensitivity.fit`.
+
+    Returns
+    -------
+    (Module, Plan)
+
+    Raises
+    ------
+    ValueError
+        If the smallest plan is larger than ``max_bytes``; and as `sensitivity`.
+
+    Examples
+    --------
+    >>> small, plan = deploy.fit_budget(model, 50_000, train.x[:1000], validation)   # doctest: +SKIP
+    >>> print(plan)                                                                  # doctest: +SKIP
+    """
+    check_search(max_bytes, tries)
+    return sensitivity(model, calibration, validation, bits, sparsity, **settings).fit(max_bytes, tries)
+
+
+def sensitivity(
+    model, calibration, validation, bits=(8, 7, 6, 5, 4, 3, 2), sparsity=(), measure=None, count="file", criterion=None,
+    **options,
+):  # fmt: skip
+    """What each layer costs and damages in each form: a table from which plans for any budget are found (`Sensitivity.fit`).
+
+    Parameters
+    ----------
+    model : Module
+        Float, trained. Unchanged. Its masks stay: a layer that is sparser already than a choice is stored as it is.
+    calibration : ndarray, tuple of ndarrays, Dataset, or None
+        As in `quantize.post_training`; None for modes that need none.
+    validation : ndarray, tuple of ndarrays, or Dataset
+        What damage is measured on. It needs labels for "loss" only. Never the test set: what is chosen by it is not measured
+        by it any more.
+    bits : sequence of int in [2, 8]
+        Of dense layers.
+    sparsity : sequence of float in [0, 1)
+        Layers pruned so far and stored sparse are tried as well. 0 is dense, which is always tried.
+    measure : str or callable, optional
+        Of damage: "kl" between softmax of the answers, "mse" between the answers themselves, "loss" of the small model on the
+        labels; or ``measure(model)``, a number that is lower for a better model. By default "mse" where targets are floating
+        or there is one output, and "kl" elsewhere.
+    count : {"file", "memory"}
+        Which bytes: of the file that `md.save` writes, or of the arrays that are held after a prediction.
+    criterion : callable, optional
+        ``criterion(model, {path: sparsity})`` prunes in place. By default `prune.obs` with the calibration data, which
+        corrects the weights that stay; `prune.magnitude` where there is none.
+    options
+        Of `quantize.post_training`: mode, group, clip, rounding, ... They hold for every plan.
+
+    Returns
+    -------
+    Sensitivity
+
+    Raises
+    ------
+    ValueError
+        If a number of bits or a sparsity is out of range, there is no Dense layer, or labels are missing for "loss".
+    """
+    choices = _checked_choices(bits, sparsity)
+    if count not in SIZES:
+        raise ValueError(
+            f"sensitivity got count={count!r}.\nBytes are those of the 'file' or of the 'memory'.\n"
+            "Write count='file' to fit a file into a budget."
+        )
+    if not (isinstance(model, Module) and replaceable(model)):
+        raise ValueError(
+            "sensitivity found no Dense layer.\nIt chooses how Dense layers are stored.\nPass a float model with "
+            "nn.Dense layers."
+        )
+    name, judge = _judge(model, validation, measure)
+    if criterion is None:
+        criterion = magnitude if calibration is None else partial(obs, data=calibration)
+    make = partial(_built, calibration=calibration, criterion=criterion, options=options)
+    return Sensitivity(model.copy(), choices, make, judge, name, count)
+
+
+def _built(model, layers, calibration, criterion, options):
+    """A new model with each layer as chosen."""
+    twin, sparse = model.copy(), {path: choice.sparsity for path, choice in layers.items() if choice.sparsity}
+    short = {path: share for path, share in sparse.items() if not _pruned_so_far(twin.get(path).weight, share)}
+    if short:
+        criterion(twin, short)
+    for path in sparse:
+        layer = to_sparse(Sequential(twin.get(path)), "smallest", "int8").layers[0]
+        twin = replace(twin, path, layer)
+    bits = {path: choice.bits for path, choice in layers.items() if not choice.sparsity}
+    tables = options.get("embeddings", True) and any(isinstance(module, Embedding) for module in twin.modules())
+    return post_training(twin, calibration, bits=bits, **options) if bits or tables else twin.eval()
+
+
+def _pruned_so_far(weight, sparsity):
+    return weight.size - np.count_nonzero(kept_of(weight)) >= max(1, round(sparsity * weight.size))
+
+
+def _judge(model, validation, measure):
+    """(name, function of a model) of a damage."""
+    if callable(measure):
+        return getattr(measure, "__name__", "measure"), measure
+    if measure not in (None, *MEASURES):
+        raise ValueError(
+            f"sensitivity got measure={measure!r}.\nDamages are: {', '.join(MEASURES)}, or a function of a model.\n"
+            "Leave it out for KL(float ‖ small), which needs no labels."
+        )
+    targets = validation.y if isinstance(validation, Dataset) else None
+    if measure == "loss":
+        if targets is None:
+            raise ValueError(
+                "sensitivity got measure='loss' and validation data without labels.\nA loss compares answers with labels.\n"
+                "Pass datasets.Dataset(x, y), or leave measure out: 'kl' compares with the float model."
+            )
+        return measure, lambda twin: evaluate(twin, validation)["loss"]
+    exact = predict(model, validation).astype(np.float64)
+    numbers = exact.ndim != 2 or exact.shape[1] == 1 or (targets is not None and targets.dtype.kind == "f")
+    if measure == "mse" or (measure is None and numbers):
+        return "mse", lambda twin: np.square(predict(twin, validation) - exact).mean()
+
+    def divergence(twin):
+        return kd_loss(predict(twin, validation).astype(np.float64), exact, temperature=1.0, alpha=1.0).item()
+
+    divergence(model)  # raises where answers are no logits
+    return "kl", divergence
+
+
+def _checked_choices(bits, sparsity):
+    """The choices that all layers have: dense, most bits first, then sparse, most weights first."""
+    bits = [bits] if isinstance(bits, Integral) else list(bits)
+    sparsity = [sparsity] if isinstance(sparsity, Real) else list(sparsity)
+    if not bits or any(isinstance(b, bool) or not isinstance(b, Integral) or not 2 <= b <= 8 for b in bits):
+        raise ValueError(
+            f"sensitivity got bits = {tuple(bits)}.\nThey are whole numbers from 2 to 8, at least one.\n"
+            "Write bits=(8, 7, 6, 5, 4, 3, 2)."
+        )
+    if any(not isinstance(s, Real) or not 0 <= s < 1 for s in sparsity):
+        raise ValueError(
+            f"sensitivity got sparsity = {tuple(sparsity)}.\nEach is the fraction of weights to be pruned, in [0, 1).\n"
+            "Write sparsity=(0.5, 0.8, 0.9)."
+        )
+    dense = [Choice(int(b)) for b in sorted(set(bits), reverse=True)]
+    return dense + [Choice(SPARSE_BITS, float(s)) for s in sorted(set(sparsity)) if s]
