@@ -213,6 +213,26 @@ def onnx_int8_session(model, form, threads):
     return session(_onnx_model(nodes, inputs, outputs, weights), threads)
 
 
+def onnx_4_bits(q, scale, threads):
+    """x @ weight by MatMulNBits: 4-bit integers (K, N) in [-7, 7], a scale for each 32 inputs of a column, (K / 32, N)."""
+    onnx = peer("onnx")
+    if not (onnx and peer("onnxruntime")):
+        return None
+    k, n = q.shape
+    padded = np.full((len(scale) * 32, n), 8, np.uint8)
+    padded[:k] = q + 8  # its zero point; neighbours share a byte, the first has the lower half
+    blocks = padded.T.reshape(n, len(scale), 16, 2)
+    helper, arrays, kind = onnx.helper, onnx.numpy_helper, onnx.TensorProto
+    packed = {"q": blocks[..., 0] | blocks[..., 1] << 4, "scale": np.ascontiguousarray(scale.T).reshape(-1)}
+    options = {"K": k, "N": n, "bits": 4, "block_size": 32, "accuracy_level": 4, "domain": "com.microsoft"}
+    node = helper.make_node("MatMulNBits", ["x", *packed], ["y"], **options)
+    inputs = [helper.make_tensor_value_info("x", kind.FLOAT, [None, k])]
+    outputs = [helper.make_tensor_value_info("y", kind.FLOAT, [None, n])]
+    weights = [arrays.from_array(array, name) for name, array in packed.items()]
+    run = session(_onnx_model([node], inputs, outputs, weights), threads)
+    return lambda x: run.run(None, {"x": x})[0]
+
+
 def _onnx_model(nodes, inputs, outputs, weights):
     helper = peer("onnx").helper
     graph = helper.make_graph(nodes, "model", inputs, outputs, weights)
