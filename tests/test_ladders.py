@@ -8,7 +8,7 @@ from kernel_checks import jit_only
 
 from minidistill.kernels.cpu import kinds
 from perf.harness import threads
-from perf.ladders import adam, distillation, int8, matmul, scatter_add, sparse
+from perf.ladders import adam, distillation, int8, low_bits, matmul, scatter_add, sparse
 from perf.ladders.ladder import check
 
 
@@ -43,6 +43,14 @@ def test_integer_products(shape):
         rungs = int8.rungs(*int8.inputs(shape))
         assert len(rungs) == 6 + len([kind for kind in kinds() if kind != "plain"])
         check(rungs, (), rtol=0, atol=0)
+
+
+@jit_only
+@pytest.mark.parametrize("shape", [(64, 32), (100, 70)])
+def test_products_with_few_bits(shape):
+    x, weight = low_bits.inputs(shape)
+    check(low_bits.rungs(x, weight), (), rtol=0, atol=0)
+    assert low_bits.others(x, shape).keys() == low_bits.OTHERS.keys()
 
 
 def test_exact_float_products_need_blocks():

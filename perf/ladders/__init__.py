@@ -6,7 +6,7 @@ Every rung is compared with the first before it is timed. Start with ``matmul.py
 
 from importlib import import_module
 
-LADDERS = ("matmul", "distillation", "adam", "scatter_add", "int8", "sparse")
+LADDERS = ("matmul", "distillation", "adam", "scatter_add", "int8", "low_bits", "sparse")
 
 
 def main():

@@ -11,7 +11,7 @@ from minidistill.timing import compare, show
 from perf.harness import keep, threads
 
 
-def climb(name, title, rungs, inputs, work=None, unit="GFLOP/s", rtol=1e-4, atol=1e-5):
+def climb(name, title, rungs, inputs, work=None, unit="GFLOP/s", rtol=1e-4, atol=1e-5, threaded=2, more=None):
     """Check and time the rungs of one ladder on one input.
 
     Parameters
@@ -25,6 +25,10 @@ def climb(name, title, rungs, inputs, work=None, unit="GFLOP/s", rtol=1e-4, atol
     inputs : tuple
     work : float, optional
         What one call does, in units of 1e9 per second: floating point operations or bytes.
+    threaded : int
+        Threads.
+    more : dict of str to callable, optional
+        Rungs above them that give something else, and were compared elsewhere.
 
     Returns
     -------
@@ -32,7 +36,8 @@ def climb(name, title, rungs, inputs, work=None, unit="GFLOP/s", rtol=1e-4, atol
         The table: time, gain over the first rung and over the one before.
     """
     check(rungs, inputs, rtol, atol)
-    with threads(2):
+    rungs = rungs | (more or {})
+    with threads(threaded):
         times = compare({rung: _bound(function, inputs) for rung, function in rungs.items()}, seconds=0.05, settle=0.02)
     keep(f"ladder_{name}", [{"case": title, "seconds": {rung: t._asdict() for rung, t in times.items()}}])
     lines = [f"{title:<50}{'time':>18}{'over first':>12}{'over last':>11}" + (f"{unit:>10}" if work else "")]
