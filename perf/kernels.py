@@ -49,6 +49,13 @@ def cases():
     yield "requantize_integer", (sums, *(np.full(300, v, np.int32) for v in (2**30, 12)), 3, 3)
     yield "dequantize_sums", (sums, f(128), np.full(128, 7, np.int32), weight.sum(axis=0, dtype=np.int32), f(300))
     yield "lookup_rows", (weight, f(784), weight.shape[1], 8, rng.integers(0, 784, 1024))
+    sums, each = sums.astype(np.float32), np.full(300, np.float32(1e-3))
+    yield "weight_steps", (f(784, 300), f(300), 0.01, 1e9, 7, False)
+    yield "activation_steps", (f(128, 784), 0.01, -128, 127)
+    yield "range_of_sums", (sums, each)
+    yield "requantize_steps", (sums, each, 0.1, 0, 255)
+    yield "requantize_backward", (f(128, 300), 300 * f(128, 300), 0, 255, True, each, 0.01)
+    yield "round_backward", (f(784, 300), f(784, 300), np.full(300, np.float32(0.1)), -7, 7)
     yield (
         "sparse_dense",
         (f(128, 784), SparseMatrix(kept.shape, f(int(kept.sum())), *index_of(kept, "csr")), f(300), True),

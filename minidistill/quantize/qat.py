@@ -122,7 +122,7 @@ def convert(model):
             "prepare_qat has made.\nCall quantize.prepare_qat(model) and train, or quantize.post_training(model, train.x)."
         )
     twin = model.copy()
-    for path, layer in model.named_modules():
+    for path, layer in twin.named_modules():
         if hasattr(layer, "converted"):
             twin = replace(twin, path, layer.converted())
     return twin.eval()

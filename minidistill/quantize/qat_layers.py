@@ -177,14 +177,14 @@ class QATDense(Dense):
         x = self._arrived(x)
         weight = self.rounded_weight(x.grid.scale)
         if x.grid.zero_point is None:
-            weight = weight._replace(bias=self._bias() / weight.sum_scale)
+            weight = weight._replace(bias=np.float32(self._bias() / weight.sum_scale))
         return simulated_dense(self, x, weight)
 
     def rounded_weight(self, input_scale):
         """The weight on its grid as it is now, a `RoundedWeight`."""
         largest = None if self.weight_reach is None else self.weight_reach._data
-        arrays, shared = (self.weight._data, self._bias()), not self.per_channel
-        rounded = RoundedWeight(*weight_steps(*arrays, input_scale, self._room, self._limit, shared, largest), self._limit)
+        arguments = self.weight._data, self._bias(), input_scale, self._room, self._limit, not self.per_channel, largest
+        rounded = RoundedWeight(*weight_steps(*arguments), self._limit)
         if rounded.reach != rounded.reach:
             raise ValueError(
                 f"{self!r} was used with NaN or infinity in its weight, bias or step sizes.\nEvery one of them is finite.\n"

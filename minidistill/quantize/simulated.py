@@ -127,7 +127,8 @@ def drop(x, factors):
 
 def unrounded(x, grid):
     """Floats as a `SimulatedTensor` of a grid that does not round."""
-    return SimulatedTensor(record("observe", x.data, (x,), (lambda g: g,), saves=()), grid)
+    data = np.ascontiguousarray(x._data, np.float32)
+    return SimulatedTensor(record("observe", data, (x,), (lambda g: g,), saves=()), grid)
 
 
 def round_activations(x, grid, reach=None):

@@ -59,8 +59,8 @@ def weight_steps(
     reach : float
         The largest sum of a column's abs(steps), by which exactness is told; NaN if anything was NaN or infinite.
     """
-    input_scale = np.float32(input_scale)
-    largest = np.abs(weight).max(axis=0) if largest is None else largest
+    input_scale, weight, bias = np.float32(input_scale), np.asarray(weight, np.float32), np.asarray(bias, np.float32)
+    largest = np.abs(weight).max(axis=0) if largest is None else np.asarray(largest, np.float32)
     scale = np.maximum(largest / np.float32(limit), np.abs(bias) / np.float32(room) / input_scale)
     if shared:
         scale = np.full_like(scale, scale.max())
@@ -68,7 +68,8 @@ def weight_steps(
     scale = np.where(scale == 0, np.float32(1), np.maximum(scale, smallest))
     sum_scale = input_scale * scale
     steps = np.clip(np.rint(weight / scale), -np.float32(limit), np.float32(limit))
-    reach = np.abs(steps).sum(axis=0).max() if np.isfinite(scale).all() else np.nan
+    finite = np.isfinite(largest).all() and np.isfinite(scale).all()
+    reach = np.abs(steps).sum(axis=0).max() if finite else np.nan
     return steps, scale, sum_scale, np.rint(bias / sum_scale), float(reach)
 
 
