@@ -9,9 +9,9 @@ import sys
 from perf.harness import PEERS, peer
 
 SUBJECTS = (
-    "training_step", "prediction", "embedding", "losses", "kernels", "int8", "int8_accuracy", "low_bits", "post_training", "distill_cost",
-    "distill_ranking", "distill_mnist", "prune_mnist", "deep_compression", "bits_search", "sparse", "choose",
-    "prune_cost", "qat_cost", "memory", "startup", "scaling", "ladders",
+    "training_step", "prediction", "embedding", "losses", "kernels", "int8", "int8_accuracy", "low_bits", "post_training",
+    "fewer_bits", "qat_cost", "bits_search", "distill_cost", "distill_ranking", "distill_mnist", "prune_mnist",
+    "deep_compression", "sparse", "choose", "prune_cost", "memory", "startup", "scaling", "ladders",
 )  # fmt: skip
 
 

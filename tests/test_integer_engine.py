@@ -271,6 +271,23 @@ def test_what_the_trace_does_not_see_gets_floats(kind):
     assert quantize.signal_to_noise(md.predict(model, x[-20:]), md.predict(integer, x[-20:])) > 30
 
 
+class _HalfRelu(nn.Module):
+    """What a layer gives goes to another both through a relu layer and as it is: that relu is not the first layer's."""
+
+    def __init__(self):
+        self.a, self.relu, self.b = nn.Dense(8, 8, rng=0), nn.ReLU(), nn.Dense(8, 4, rng=1)
+
+    def forward(self, x):
+        h = self.a(x)
+        return ops.add(self.b(self.relu(h)), self.b(h))
+
+
+def test_a_relu_on_one_of_two_ways_is_not_done_for_both():
+    model, x = _HalfRelu(), np.random.default_rng(0).normal(size=(200, 8)).astype(F)
+    int8 = quantize.post_training(model, x)
+    assert quantize.signal_to_noise(md.predict(model, x), md.predict(int8, x)) > 30  # 9 dB if it were
+
+
 def test_a_model_that_cannot_be_traced_is_converted_layer_by_layer_and_says_so():
     class Pair(nn.Module):
         def forward(self, x):
