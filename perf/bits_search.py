@@ -66,8 +66,7 @@ def searched(task):
     model, (train_data, validation, _), found = network(seed, epochs), data(), {}
     for search, sparsity in SEARCHES.items():
         scan = deploy.sensitivity(model, train_data.x[:CALIBRATION], validation.x, sparsity=sparsity, **WAYS[way])
-        for uniform in scan.uniform():
-            bits = next(iter(uniform.bits.values()))
+        for bits, uniform in scan.uniform().items():
             if bits in UNIFORM:
                 row = found.setdefault(str(bits), {"uniform": told(uniform.build(model), uniform, model)})
                 row[search] = told(*scan.fit(uniform.bytes), model)

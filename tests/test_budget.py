@@ -96,8 +96,8 @@ def test_the_search_beats_uniform_bits_at_equal_bytes(digits):
     for model, train, validation in digits:
         for sparsity in ((), SPARSITY):
             scan = deploy.sensitivity(model, train.x, validation.x, sparsity=sparsity)
-            for uniform in scan.uniform():
-                bits = uniform.bits["0"]
+            for bits, uniform in scan.uniform().items():
+                assert set(uniform.bits.values()) == {bits}
                 if bits in (2, 3, 4, 6):
                     small, plan = scan.fit(uniform.bytes)
                     assert plan.bytes <= uniform.bytes and plan.damage <= uniform.damage
@@ -148,7 +148,7 @@ def test_a_plan_is_what_is_built_and_what_a_file_holds(digits, scanned, tmp_path
 def test_bits_of_a_plan_are_what_post_training_takes(digits):
     model, train, validation = digits[1]
     scan = deploy.sensitivity(model, train.x, validation.x, clip="mse")
-    small, plan = scan.fit(scan.uniform()[2].bytes)
+    small, plan = scan.fit(scan.uniform()[4].bytes)
     assert plan.bits.keys() == {"0", "1", "2", "3"} and not plan.sparsity and len(set(plan.bits.values())) > 1
     again = quantize.post_training(model, calibration=train.x, bits=plan.bits, clip="mse")
     assert np.array_equal(md.predict(small, validation.x), md.predict(again, validation.x))
@@ -186,7 +186,7 @@ def test_bytes_of_the_memory_can_be_counted(digits):
     scan = deploy.sensitivity(model, train.x[:100], validation.x[:100], bits=(8, 5, 4), count="memory")
     for rows in scan.layers.values():
         assert rows[1].bytes > 1.3 * rows[2].bytes  # five bits take a byte
-    budget = (scan.uniform()[0].bytes + scan.uniform()[-1].bytes) // 2
+    budget = (scan.uniform()[4].bytes + scan.uniform()[8].bytes) // 2
     small, plan = scan.fit(budget)
     md.predict(small, validation.x[:100])
     assert plan.bytes == memory_bytes(small) <= budget
@@ -205,7 +205,7 @@ def test_numbers_and_tables_and_several_inputs(rng):
     model, ids = Ranker(), (rng.integers(0, 40, 200), rng.integers(0, 30, 200))
     scan = deploy.sensitivity(model, ids, ids, bits=(8, 4, 2), sparsity=0.5)
     assert scan.measure == "mse" and list(scan.layers) == ["hidden", "out"]
-    small, plan = scan.fit(scan.uniform()[1].bytes)
+    small, plan = scan.fit(scan.uniform()[4].bytes)
     expected = np.square(md.predict(small, ids).astype(float) - md.predict(model, ids)).mean()
     assert plan.damage == pytest.approx(expected, rel=1e-4)
     only_sparse = deploy.Plan({path: rows[-1] for path, rows in scan.layers.items()}, 0, 0.0, None, scan._make).build(

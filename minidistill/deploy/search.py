@@ -73,10 +73,10 @@ class Sensitivity:
         return plan.build(self._model), plan
 
     def uniform(self):
-        """The measured plans of equal bits in all layers, a list of `Plan`, ascending in bits."""
+        """{bits: the measured `Plan` of as many bits in all layers}, ascending."""
         rows = next(iter(self.layers.values()))
-        dense = [i for i, choice in enumerate(rows) if not choice.sparsity][::-1]
-        return [self._tried(self._plan([i] * len(self.layers))) for i in dense]
+        dense = [(choice.bits, i) for i, choice in enumerate(rows) if not choice.sparsity][::-1]
+        return {bits: self._tried(self._plan([i] * len(self.layers))) for bits, i in dense}
 
     def front(self, points=12, judge=None, label=None, tries=5):
         """Plans over the whole range of budgets, measured, and the uniform ones beside them: what ``plot.bits`` draws.
@@ -97,7 +97,7 @@ class Sensitivity:
         -------
         Front
         """
-        uniform, smallest = self.uniform(), self._tried(self._plans(1)[0])
+        uniform, smallest = list(self.uniform().values()), self._tried(self._plans(1)[0])
         low, marks = smallest.bytes, [plan.bytes for plan in uniform]
         between = [int(b) for b in np.geomspace(low, max(low, *marks), points).round()]
         between = [b for b in between if all(abs(b - mark) > 0.02 * mark for mark in marks)]
@@ -123,7 +123,7 @@ class Sensitivity:
         """The measured plan of least damage that fits."""
         plans = sorted((p for p in self._plans(tries) if p.bytes <= max_bytes), key=lambda plan: plan.predicted)
         tried = [self._tried(plan) for plan in plans[:tries]]
-        tried += [plan for plan in self.uniform() if plan.bytes <= max_bytes][-1:]
+        tried += [plan for plan in self.uniform().values() if plan.bytes <= max_bytes][-1:]
         fitting = [plan for plan in tried if plan.bytes <= max_bytes]  # sums of bytes may be a few off
         if not fitting:
             fitting = [self._tried(self._plans(1)[0])]
