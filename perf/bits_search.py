@@ -2,11 +2,15 @@
 
 For each uniform number of bits, the search gets the bytes of its file as the budget: once with bits alone to choose, once
 with sparsity as well. What it chooses is decided on the validation images (the last 10 000 of the training set); test images
-are looked at once, by what was chosen. Both sides are rounded in the same way: to the nearest, and by GPTQ with clipped
-scales. The first layer has 88 % of the weights: with bits alone, there is little to exchange.
+are looked at once, by what was chosen. The first layer has 88 % of the weights: with bits alone, there is little to exchange.
+
+Dense layers of both sides are rounded in the same way: to the nearest, and by GPTQ with clipped scales. Sparse layers are in
+both ways pruned by OBS, where the weights that stay make up for the others, and then rounded to the nearest 8 bits. So in the
+way "nearest", a search with sparsity differs from the uniform side by two things: by its plan, and by OBS, where the uniform
+side makes up for nothing. In the way "gptq" both sides do.
 
 Then both sides are trained for some epochs, taught by the float network: the uniform one quantization-aware, the searched one
-with its masks, since its sparse layers keep 8 bits.
+with its masks, since its sparse layers keep 8 bits. Trained models are written and measured anew.
 
 The float networks are the dense ones of `prune_mnist`. Choices to search among were settled on its seed 1, whose test images
 were seen; so it is not among the seeds here. Two processes of one thread each; what is done is kept in runs/bits_search/, so
@@ -23,6 +27,7 @@ import numpy as np
 
 import minidistill as md
 from minidistill import deploy, distill, plot, prune, quantize
+from minidistill.ledger import file_bytes
 from perf.deep_compression import DENSE_RATE
 from perf.distill_mnist import verdict
 from perf.harness import FIGURES, RESULTS, Done
@@ -48,12 +53,13 @@ def wrong(small):
 
 def told(small, plan, model):
     """What the test images say of a model, and what it is, as JSON holds it."""
-    test = data()[2]
+    test, size = data()[2], file_bytes(small)
+    assert size == plan.bytes, f"a plan of {plan.bytes} bytes was written in {size}"
     answers = md.predict(small, test.x).astype(np.float64)
     return {
         "errors": wrong(small),
         "kl": distill.kd_loss(answers, md.predict(model, test.x), temperature=1.0, alpha=1.0).item(),
-        "bytes": plan.bytes,
+        "bytes": size,
         "plan": [choice.name for choice in plan.layers.values()],
         "bits": plan.bits,
         "sparsity": plan.sparsity,
@@ -70,19 +76,22 @@ def searched(task):
             if bits in UNIFORM:
                 row = found.setdefault(str(bits), {"uniform": told(uniform.build(model), uniform, model)})
                 row[search] = told(*scan.fit(uniform.bytes), model)
+                assert row[search]["bytes"] <= row["uniform"]["bytes"], f"{search} is larger than uniform {bits} bits"
     return found
 
 
 def tuned(task):
-    """Errors on the test images after some epochs with these bits, or with these masks."""
+    """Errors on the test images, and bytes of the file, after some epochs with these bits, or with these masks."""
     seed, epochs, tuned_epochs, bits, sparsity = task
     model, x = network(seed, epochs), data()[0].x[:CALIBRATION]
     how = {"epochs": tuned_epochs, "rate": TUNED_RATE, "seed": seed + 1000, "teacher": model, "decay": 0.0}
     if not sparsity:
-        return wrong(quantize.convert(train(quantize.prepare_qat(model, calibration=x, bits=bits), **how)))
+        small = quantize.convert(train(quantize.prepare_qat(model, calibration=x, bits=bits), **how))
+        return {"errors": wrong(small), "bytes": file_bytes(small)}
     masked = prune.to_sparse(train(prune.obs(model.copy(), sparsity, x), **how), "smallest", "int8")
     left = {path: b for path, b in bits.items() if path not in sparsity}
-    return wrong(quantize.post_training(masked, x, bits=left) if left else masked)
+    small = quantize.post_training(masked, x, bits=left) if left else masked
+    return {"errors": wrong(small), "bytes": file_bytes(small)}
 
 
 def main(seeds=SEEDS, epochs=EPOCHS, tuned_epochs=TUNED_EPOCHS, ways=tuple(WAYS)):
@@ -96,10 +105,10 @@ def main(seeds=SEEDS, epochs=EPOCHS, tuned_epochs=TUNED_EPOCHS, ways=tuple(WAYS)
         pairs = [(str(bits), side) for bits in TUNED for side in ("uniform", "bits and sparsity")]
         tasks = [[seed, epochs, tuned_epochs, found[bits][side]["bits"], found[bits][side]["sparsity"]]
                  for bits, side in pairs for seed, found in zip(seeds, rows[ways[0]])]  # fmt: skip
-        errors = Done(RUNS / "tuned.json", tuned).run(tasks, pool)
-    trained = {f"{bits} {side}": errors[i * len(seeds) : (i + 1) * len(seeds)] for i, (bits, side) in enumerate(pairs)}
+        each = Done(RUNS / "trained.json", tuned).run(tasks, pool)
+    trained = {f"{bits} {side}": each[i * len(seeds) : (i + 1) * len(seeds)] for i, (bits, side) in enumerate(pairs)}
     content = {"command": "python -m perf bits_search", "seeds": len(seeds), "epochs": epochs, "float_errors": floats,
-               "rows": rows, "trained_errors": trained}  # fmt: skip
+               "rows": rows, "trained": trained}  # fmt: skip
     if (seeds, epochs, tuned_epochs, ways) == (SEEDS, EPOCHS, TUNED_EPOCHS, tuple(WAYS)):
         (RESULTS / "bits_search.json").write_text(json.dumps(content, indent=1) + "\n")
     FIGURES.mkdir(parents=True, exist_ok=True)
@@ -134,16 +143,21 @@ def as_text(content):
                 lines.append(f"{name:<28} {size:>11,.0f} {kl:>13.5f} {shown(errors):>14} {compared(errors, base):>22}  "
                              f"{', '.join(each[0]['plan'])}")  # fmt: skip
     for bits in TUNED:
-        base, errors = (np.array(content["trained_errors"][f"{bits} {side}"], float)
-                        for side in ("uniform", "bits and sparsity"))  # fmt: skip
-        lines.append(f"{f'trained, uniform {bits} bits':<28} {'':>25} {shown(base):>14}")
-        lines.append(f"{'  searched, with masks':<28} {'':>25} {shown(errors):>14} {compared(errors, base):>22}")
+        base, other = ({key: np.array([one[key] for one in content["trained"][f"{bits} {side}"]], float)
+                        for key in ("errors", "bytes")} for side in ("uniform", "bits and sparsity"))  # fmt: skip
+        assert (other["bytes"] <= base["bytes"]).all(), f"trained, a searched plan is larger than uniform {bits} bits"
+        for name, side in ((f"trained, uniform {bits} bits", base), ("  searched, with masks", other)):
+            compare = compared(side["errors"], base["errors"])
+            lines.append(
+                f"{name:<28} {side['bytes'].mean():>11,.0f} {'':>13} {shown(side['errors']):>14} {compare:>22}"
+            )
     return "\n".join([*lines, NOTE])
 
 
 NOTE = (
-    "mean ± standard deviation of the seeds; searched plans take no more bytes than the uniform one above them; 'fewer' and "
-    "'more' only where Student's t of the paired differences says so"
+    "mean ± standard deviation of the seeds; bytes of the files that were written: searched plans take no more than the "
+    "uniform one above them, before training and after it; 'fewer' and 'more' only where Student's t of the paired "
+    "differences says so"
 )
 
 

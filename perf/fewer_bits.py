@@ -36,6 +36,7 @@ ROUNDED = {
     "nearest, per channel": {},
     "nearest, clipped": {"clip": "mse"},
     "GPTQ": {"rounding": "gptq"},
+    "GPTQ, clipped": {"rounding": "gptq", "clip": "mse"},
     "AdaRound": {"rounding": "adaround"},
     "GPTQ, groups of 32": {"rounding": "gptq", "group": 32},
 }

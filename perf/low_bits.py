@@ -1,16 +1,15 @@
 """Weights of 4, 3 and 2 bits: single samples through one layer, against our int8, float32 BLAS and onnxruntime's 4 bits.
 
-Floats go in and come out, and are rounded to uint8 inside, as in the first layer of a model. The results are those of
-int64, bit for bit. onnxruntime's ``MatMulNBits`` (4 bits, a scale for each 32 inputs, ``accuracy_level=4``: it rounds inputs
-to int8, by scales of its own) is held to 2 % of the largest output. From a few rows on there is nothing to win: weights are
-read once for all of them. The bytes are those in memory, scales included.
+Floats go in and come out, and are rounded to uint8 inside, as in the first layer of a model. onnxruntime's ``MatMulNBits`` (4
+bits, a scale for each 32 inputs, ``accuracy_level=4``: it rounds inputs to int8, by scales of its own) is held to 2 % of the
+largest output. For many rows few bits are slower than int8: weights are read once for all rows, and unpacking them costs. The
+bytes are those in memory, with scales and all that the layer prepares.
 """
 
 import numpy as np
 
-from minidistill.kernels import int8_dense, reference
-from minidistill.kernels.bit_packing import PackedBits
-from minidistill.kernels.packing import PackedMatrix
+from minidistill import nn, quantize
+from minidistill.ledger import memory_bytes
 from perf import peers
 from perf.harness import OURS, measure, report, threads
 
@@ -20,25 +19,17 @@ ROWS = (1, 32, 256)
 
 
 def layer(k, n, bits, group, rng):
-    """(our layer as a function of x, the float weight that its integers stand for, its bytes)."""
-    limit = 2 ** (bits - 1) - 1
+    """(our layer as a function of x, the float weight that its integers stand for, integers, scales, bytes)."""
+    limit = quantize.weight_limit(bits)
     q = rng.integers(-limit, limit + 1, (k, n)).astype(np.int8)
-    packed = PackedMatrix(q) if bits == 8 else PackedBits(q, bits, group)
-    scale = (rng.uniform(0.5, 1, (packed.groups, n)) / limit / np.sqrt(k)).astype(np.float32)
-    source = np.float32(1 / 255), 0
-    init, worth = (
-        packed.pad(np.zeros((packed.groups, n) if bits < 8 else n, np.int32)),
-        packed.pad(scale if bits < 8 else scale[0]),
+    scale = (rng.uniform(0.5, 1, (-(-k // (group or k)), n)) / limit / np.sqrt(k)).astype(np.float32)
+    weights = quantize.QuantizedDense.from_integers(
+        nn.Dense(k, n), q, scale if group else scale[0], np.float32(1 / 255), 0, bits=bits, group=group
     )
-    weight = q * np.repeat(scale, group or k, axis=0)[:k]
-    worth *= source[0]
-
-    def run(x):
-        return int8_dense(x, packed, init, worth, source)
-
     x = rng.random((2, k), dtype=np.float32)
-    np.testing.assert_array_equal(run(x), reference.int8_dense(x, packed, init, worth, source))
-    return run, weight.astype(np.float32), q, scale, packed.nbytes + scale.nbytes
+    steps = np.rint(x * np.float32(255)).astype(np.int64) / 255
+    np.testing.assert_allclose(weights.infer(x), steps @ weights.weight.astype(np.float64), rtol=1e-4, atol=1e-4)
+    return weights.infer, weights.weight, q, scale, memory_bytes(nn.Sequential(weights))
 
 
 def main():

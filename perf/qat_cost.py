@@ -22,7 +22,7 @@ def main():
             sides = {OURS: training_step(qat, x, y), "plain": training_step(mlp(widths), x, y)}
             with threads(2):
                 name = f"{'-'.join(map(str, widths))}, batch {size}{', learned steps' if learned else ''}"
-                rows.append(measure(name, sides, {} if learned else {"plain": 0.5}, rounds=7))
+                rows.append(measure(name, sides, {"plain": 0.5}, rounds=7))
             before, after = qat(x).numpy(), quantize.convert(qat)(x).numpy()  # in train mode ranges move once more
             assert np.array_equal(qat.eval()(x).numpy(), after) and before.shape == after.shape
     return report("qat_cost", "a quantization-aware training step", rows)

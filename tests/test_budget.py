@@ -145,6 +145,16 @@ def test_a_plan_is_what_is_built_and_what_a_file_holds(digits, scanned, tmp_path
     assert len(lines) == 6 and lines[-1].startswith(f"{plan.bytes:,} bytes in all; damage {plan.damage:.3g}")
 
 
+def test_no_model_is_larger_than_its_budget_where_sums_of_bytes_are_off(scanned):
+    """Budgets are what plans were predicted to take; some of these plans take more."""
+    smallest, plans = scanned._tried(scanned._plans(1)[0]).bytes, scanned._plans(2)
+    plans = [plan for plan in plans[:: max(1, len(plans) // 30)] if plan.bytes >= smallest]
+    assert len(plans) > 20 and any(scanned._tried(plan).bytes > plan.bytes for plan in plans)
+    for budget in (plan.bytes for plan in plans):
+        small, plan = scanned.fit(budget, tries=2)
+        assert file_bytes(small) == plan.bytes <= budget
+
+
 def test_bits_of_a_plan_are_what_post_training_takes(digits):
     model, train, validation = digits[1]
     scan = deploy.sensitivity(model, train.x, validation.x, clip="mse")
@@ -273,15 +283,23 @@ def test_a_budget_that_is_too_small_is_told_how_small_it_can_be(scanned):
 
 def test_bad_input_is_refused():
     model, x = network(widths=(6, 4, 3)), np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
-    for bits in ((), (1,), (9,), (4.0,), (True,), 16):
+    for bits in ((), (1,), (9,), (4.0,), (True,), 16, None, 8.0):
         with pytest.raises(ValueError, match=r"whole numbers from 2 to 8, at least one\."):
             deploy.sensitivity(model, x, x, bits=bits)
-    for sparsity in (1, (-0.1,), (0.5, 1.0), ("half",)):
+    for sparsity in (1, (-0.1,), (0.5, 1.0), ("half",), None):
         with pytest.raises(ValueError, match=r"fraction of weights to be pruned, in \[0, 1\)"):
             deploy.sensitivity(model, x, x, sparsity=sparsity)
     for nothing in (nn.Embedding(3, 2), nn.Sequential(nn.ReLU()), "model"):
         with pytest.raises(ValueError, match="found no Dense layer"):
             deploy.sensitivity(nothing, x, x)
+    for measure in (None, "kl", "mse", "loss"):
+        with pytest.raises(ValueError, match=r"no validation data.\nDamage is measured on the answers"):
+            deploy.sensitivity(model, x, None, measure=measure)
+    scan = deploy.sensitivity(model, x, None, bits=(8, 2), measure=lambda small: float(small.layers[0].bits))
+    for wrong in ({"tries": 0}, {"tries": 2.5}, {"points": -1}, {"points": 0}, {"points": True}, {"points": "many"}):
+        name, value = wrong.copy().popitem()
+        with pytest.raises(ValueError, match=rf"{name} = {value!r}\..*\n.*one.*\nWrite {name}="):
+            scan.front(**wrong)
     with pytest.raises(ValueError, match="validation data without labels"):
         deploy.sensitivity(model, x, x, measure="loss")
     with pytest.raises(ValueError, match=r"measure='error'\.\nDamages are: kl, mse, loss"):

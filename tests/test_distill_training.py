@@ -6,7 +6,7 @@ import pytest
 import minidistill as md
 from minidistill import datasets, distill, losses, nn, ops, optim
 from minidistill.datasets import Dataset
-from minidistill.training import Checkpoint, EarlyStopping
+from minidistill.training import Checkpoint, EarlyStopping, Precision
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +161,54 @@ def test_a_resumed_run_with_a_map_and_schedules_is_the_uninterrupted_one(teacher
     whole = train(4)
     train(2)
     assert train(4, resume=tmp_path / "c.npz") == whole
+
+
+class Shift:
+    """Its loss is the sum of its own parameters, so that each step of SGD takes its rate from all of them."""
+
+    def __init__(self, *parameters):
+        self.own = parameters
+
+    def parameters(self):
+        return list(self.own)
+
+    def __call__(self, exchange):
+        return sum((p.sum() for p in self.own), exchange.student.sum() * 0.0)
+
+
+@pytest.mark.parametrize("precision", ["float32", Precision("float16", 8.0)])
+def test_what_the_students_optimizer_holds_too_is_stepped_and_unscaled_once(teacher, digits, precision):
+    student, alone, both = make(4), nn.Parameter(np.zeros(3, np.float32)), nn.Parameter(np.zeros(3, np.float32))
+    optimizer = optim.SGD([*student.parameters(), both], lr=0.5)
+    for _ in range(2):  # 3 steps each
+        run(teacher, student, digits, objective=Shift(alone, both), optimizer=optimizer, epochs=1, batch_size=100,
+            precision=precision)  # fmt: skip
+    assert alone.data.tolist() == both.data.tolist() == [-3.0] * 3
+    run(teacher, student, digits, objective=Shift(both), optimizer=optimizer, epochs=1, batch_size=100,
+        precision=precision)  # fmt: skip
+    assert both.data.tolist() == [-4.5] * 3
+
+
+def test_what_the_students_optimizer_holds_too_is_saved_with_the_run(teacher, digits, tmp_path):
+    def train(epochs, hold=True, resume=None):
+        student, alone, both = make(4), *(nn.Parameter(np.zeros(2, np.float32)) for _ in range(2))
+        optimizer = optim.Adam([*student.parameters(), *([both] if hold else [])], lr=0.1)
+        before = weights(student)
+        try:
+            run(teacher, student, digits, objective=Shift(alone, both), optimizer=optimizer, epochs=epochs, resume=resume,
+                callbacks=[Checkpoint(tmp_path / "c.npz")])  # fmt: skip
+        except ValueError:
+            assert weights(student) == before and optimizer.step_count == 0 and not alone.data.any()
+            raise
+        return weights(student), alone.data.tolist(), both.data.tolist()
+
+    whole = train(2)
+    assert whole[1] == whole[2] and whole[1][0] < -1
+    train(1)
+    assert train(2, resume=tmp_path / "c.npz") == whole
+    train(1, hold=False)
+    with pytest.raises(ValueError, match="load_state_dict of Adam"):
+        train(2, resume=tmp_path / "c.npz")
 
 
 # ---- schedules and settings

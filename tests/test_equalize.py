@@ -49,8 +49,12 @@ class Branches(nn.Module):
         return self.left(h) * self.right(h)
 
 
-def made(layer):
+def weights(layer):
     return np.abs(layer.weight.data).max(axis=0)
+
+
+def made(layer):
+    return weights(layer) if layer.bias is None else np.maximum(weights(layer), np.abs(layer.bias.data))
 
 
 def taken(*layers):
@@ -78,7 +82,11 @@ def test_in_float64_it_is_the_same_to_the_last_digits(way):
 
 
 def test_equalized_units_have_one_range():
-    equal = quantize.equalize(plain())
+    """A bias counts as a weight does; some are larger than all weights of their unit."""
+    model = plain()
+    model.layers[0].bias.assign(model.layers[0].bias.data * np.where(np.arange(20) % 2, 1, 50))
+    assert (made(model.layers[0]) > weights(model.layers[0])).sum() > 5
+    equal = quantize.equalize(model)
     for maker, taker in ((0, 2), (2, 4), (4, 5), (5, 6)):
         np.testing.assert_allclose(made(equal.layers[maker]), taken(equal.layers[taker]), rtol=1e-3)
     equal = quantize.equalize(ready(Branches()), inputs())
@@ -88,14 +96,14 @@ def test_equalized_units_have_one_range():
 def test_one_pair_by_hand():
     model = nn.Sequential(nn.Dense(2, 2, activation="relu"), nn.Dense(2, 1), rng=0)
     model.layers[0].weight.assign([[8, 1], [-2, 0]])
-    model.layers[0].bias.assign([4, 3])
+    model.layers[0].bias.assign([-2, 4])
     model.layers[1].weight.assign([[-2], [9]])
     equal = quantize.equalize(model)
-    np.testing.assert_allclose(equal.layers[0].weight.data, [[4, 3], [-1, 0]])
-    np.testing.assert_allclose(equal.layers[0].bias.data, [2, 9])
-    np.testing.assert_allclose(equal.layers[1].weight.data, [[-4], [3]])
-    smoother = quantize.smooth(model, np.float32([[1, 0], [0, 1]]))  # units of up to 12 and 4
-    s = np.sqrt([12 / 2, 4 / 9])
+    np.testing.assert_allclose(equal.layers[0].weight.data, [[4, 1.5], [-1, 0]], rtol=1e-6)
+    np.testing.assert_allclose(equal.layers[0].bias.data, [-1, 6], rtol=1e-6)
+    np.testing.assert_allclose(equal.layers[1].weight.data, [[-4], [6]], rtol=1e-6)
+    smoother = quantize.smooth(model, np.float32([[1, 0], [0, 1]]))  # units of up to 6 and 5
+    s = np.sqrt([6 / 2, 5 / 9])
     np.testing.assert_allclose(smoother.layers[0].weight.data, [[8, 1], [-2, 0]] / s, rtol=1e-6)
     np.testing.assert_allclose(smoother.layers[1].weight.data[:, 0], [-2, 9] * s, rtol=1e-6)
 
@@ -163,6 +171,23 @@ def test_int8_models_with_planted_outliers_gain_three_decibels_and_more(seed, pe
     assert sqnr(quantize.smooth(planted, x)) > hurt + 10
 
 
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_units_of_little_weight_and_ordinary_bias_do_not_become_large(per_channel):
+    model, train, test = trained(0)
+    model = model.copy()
+    few = np.arange(64) % 16 == 0
+    model.layers[0].weight.assign(np.where(few, 1e-6, model.layers[0].weight.data))
+    model.layers[0].bias.assign(np.where(few, 1, model.layers[0].bias.data))
+    exact, equal = md.predict(model, test), quantize.equalize(model)
+    assert nn.activations(equal.eval(), test.x)["0"].numpy().max() < 20
+
+    def sqnr(other):
+        integer = quantize.post_training(other, calibration=train.x[:300], per_channel=per_channel)
+        return quantize.signal_to_noise(exact, md.predict(integer, test))
+
+    assert sqnr(equal) > sqnr(model) - 3
+
+
 def test_units_that_no_data_woke_are_scaled_with_the_others():
     """One of them, planted, would decide the scale of a weight that has one for all."""
     model, x = plain(), inputs()
@@ -172,7 +197,8 @@ def test_units_that_no_data_woke_are_scaled_with_the_others():
     model.layers[2].weight.assign(model.layers[2].weight.data / planted[:, None])
     smoother = quantize.smooth(model, x)
     assert nn.activations(smoother, x)["0"].numpy()[:, 7].max() == 0
-    assert made(smoother.layers[0])[7] < 3 * np.median(made(smoother.layers[0]))
+    for size in (weights(smoother.layers[0]), taken(smoother.layers[2])):
+        assert np.median(size) / 3 < size[7] < 3 * np.median(size)
 
 
 # ---- what stays ------------------------------------------------------------------------------------------------------
@@ -236,9 +262,65 @@ def test_layers_that_are_not_free_keep_their_scale(way):
 def test_a_weight_with_a_use_that_no_graph_shows_is_an_error(way):
     model, x = Tied(hidden_use=True), inputs()
     with pytest.raises(
-        ValueError, match=f"{way} would change the outputs by .*\n.*only what float32 holds.*\n.*uses twice"
+        ValueError, match=f"{way} would change output .* by .*\n.*only what float32 holds.*\n.*uses twice"
     ):
         WAYS[way](model, x)
+
+
+class Sizes(nn.Module):
+    """Its second weight is used once more for one of the outputs, which is `size` times as large as the others."""
+
+    def __init__(self, size):
+        self.first, self.second = nn.Dense(12, 8, activation="relu", rng=0), nn.Dense(8, 8, rng=1)
+        self.size = size
+
+    def forward(self, x):
+        h = self.first(x)
+        once = ops.sum(self.second(h), axis=-1, keepdims=True)
+        again = ops.sum(x[:, :8] @ self.second.weight, axis=-1, keepdims=True)  # no graph shows whose weight that is
+        return ops.concatenate([once, self.size * again], axis=-1)
+
+
+@pytest.mark.parametrize("size", [1e-5, 1e-3, 1.0])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_large_output_hides_no_error_in_a_small_one(way, size):
+    model, x = ready(Sizes(size)), inputs()
+    with pytest.raises(ValueError, match=f"{way} would change output 1 by .*, where its largest is .*\n"):
+        WAYS[way](model, x)
+
+
+def test_outputs_of_rounding_noise_and_outputs_in_one_axis_are_compared_with_the_others():
+    class Noise(Sizes):
+        def forward(self, x):
+            y = self.second(self.first(x))
+            noise = ops.sum(y, axis=-1, keepdims=True) - sum(y[:, i : i + 1] for i in range(8))  # 0, but for rounding
+            return ops.concatenate([y, noise], axis=-1)
+
+    class OneAxis(Sizes):
+        def forward(self, x):
+            y = self.second(self.first(x))
+            return ops.sum(300 * y, axis=-1) - ops.sum(
+                299 * y, axis=-1
+            )  # near 0 for some samples, rounded 300 times as much
+
+    for build in (Noise, OneAxis):
+        model, x = ready(build(1.0)), inputs()
+        exact = md.predict(model, x)
+        np.testing.assert_allclose(md.predict(quantize.equalize(model, x), x), exact, atol=3e-4 * np.abs(exact).max())
+
+
+def test_without_an_example_models_are_compared_on_more_than_zeros():
+    class Again(nn.Module):
+        def __init__(self):
+            self.made, self.taken = nn.Dense(8, 8, bias=False, rng=1), nn.Dense(8, 3, bias=False, rng=2)
+
+        def forward(self, h):
+            return self.taken(self.made(h)) * ops.sum(self.taken.weight * self.taken.weight)
+
+    model = ready(nn.Sequential(nn.Dense(12, 8, bias=False, rng=0), nn.ReLU(), Again()))
+    assert not md.predict(model, np.zeros((2, 12), np.float32)).any()
+    with pytest.raises(ValueError, match="equalize would change output"):
+        quantize.equalize(model)
 
 
 @pytest.mark.parametrize("layers", [
@@ -269,7 +351,7 @@ def test_models_without_such_units_are_told(way, layers):
     (lambda m: quantize.plant_outliers(m, 1.5), "fraction = 1.5"),
     (lambda m: quantize.plant_outliers(m, factor=0), "factor = 0"),
     (lambda m: quantize.plant_outliers(m, factor=np.inf), "factor = inf"),
-    (lambda m: quantize.plant_outliers(m, factor=1e300, example=inputs()), "plant_outliers would change the outputs by nan"),
+    (lambda m: quantize.plant_outliers(m, factor=1e300, example=inputs()), "plant_outliers would change output 0 by nan"),
 ])  # fmt: skip
 def test_mistakes_are_told_and_change_nothing(call, text):
     model = plain()
@@ -285,8 +367,24 @@ def test_what_is_no_model_and_weights_that_are_no_numbers_are_refused(way):
         WAYS[way](inputs(), inputs())
     model = plain()
     model.layers[2].weight.assign(np.full((20, 16), np.inf))
-    with pytest.raises(ValueError, match=f"{way} met a weight of layer '2' that is NaN or infinite"):
+    with pytest.raises(ValueError, match=f"{way} met a weight or bias of layer '2' that is NaN or infinite"):
         WAYS[way](model, inputs())
+    model = plain()
+    model.layers[0].bias.assign(np.where(np.arange(20) == 3, np.nan, 0))
+    with pytest.raises(ValueError, match=f"{way} met a weight or bias of layer '0' that is NaN or infinite"):
+        WAYS[way](model, inputs())
+
+
+def test_answers_that_are_no_numbers_are_told_as_such():
+    class Wrong(Branches):
+        def forward(self, x):
+            return ops.log(0 * super().forward(x) - 1)
+
+    with (
+        np.errstate(invalid="ignore"),
+        pytest.raises(ValueError, match="equalize got a model that answers NaN or infinity"),
+    ):
+        quantize.equalize(Wrong(), inputs())
 
 
 def test_activations_beyond_float32_are_told():

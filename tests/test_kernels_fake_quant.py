@@ -44,8 +44,8 @@ def test_weight_steps_tell_what_is_not_finite(bad, where):
     arrays[where].flat[1] = bad
     for module in (kernels, reference):
         for shared in (False, True):
-            largest = (arrays["largest"],) if where == "largest" else ()
-            assert np.isnan(module.weight_steps(arrays["weight"], arrays["bias"], 0.1, 1e9, 7, shared, *largest)[4])
+            for largest in ((arrays["largest"],), ()) if where != "largest" else ((arrays["largest"],),):
+                assert np.isnan(module.weight_steps(arrays["weight"], arrays["bias"], 0.1, 1e9, 7, shared, *largest)[4])
 
 
 @seeded
@@ -74,6 +74,15 @@ def test_requantizing_is_that_of_the_integer_engine(shape, zero_point, relu, see
     q = kernels.requantize(sums.astype(np.int32), scale / out, zero_point, zero_point if relu else 0)
     assert fits and np.array_equal(steps + zero_point, q)
     assert kernels.range_of_sums(sums, scale) == reference.range_of_sums(sums, scale)
+
+
+@pytest.mark.parametrize("where", range(6))
+def test_a_range_of_sums_with_a_nan_is_nan(where):
+    sums = np.array([[1, 5], [2, 3], [0, 4]], F)
+    assert kernels.range_of_sums(sums, np.ones(2, F)) == reference.range_of_sums(sums, np.ones(2, F)) == (0, 5)
+    sums.flat[where] = np.nan
+    for module in (kernels, reference):
+        assert np.isnan(module.range_of_sums(sums, np.ones(2, F))).all()
 
 
 @pytest.mark.parametrize(("scale", "out", "fits"), [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_checks import assert_same, layouts, unchanged
+from kernel_checks import assert_same, jit_only, layouts, unchanged
 
 from minidistill import kernels
 from minidistill.kernels import reference
@@ -113,3 +113,12 @@ def test_every_layout_and_writing_in_place(name, shape):
         assert function(x, out) is out and function(own, own) is own
         assert_same(out, expected)
         assert_same(own, expected)
+
+
+@every_format
+@jit_only
+def test_a_result_that_would_be_lost_in_a_copy_is_refused(name):
+    x, out = np.ones((3, 2), np.float32), np.zeros((2, 3), np.float32).T
+    with pytest.raises(ValueError, match=r"shape \(3, 2\), strides \(4, 12\) to update in place"):
+        getattr(kernels, f"round_{name}")(x, out)
+    assert not out.any()

@@ -332,7 +332,8 @@ def test_rows_and_tables_agree_with_their_references(m, k, n, size, seed):
     ids = rng.integers(0, k, m)
     row_scale = rng.random(k).astype(np.float32)
     for same in (ids, ids.astype(np.uint8)):
-        assert_same(unchanged(kernels.lookup_rows, weight, row_scale, weight.shape[1], 8, same), weight[ids] * row_scale[ids][:, None])
+        rows = unchanged(kernels.lookup_rows, weight, row_scale, weight.shape[1], 8, same)
+        assert_same(rows, weight[ids] * row_scale[ids][:, None])
 
 
 # ---- packing -------------------------------------------------------------------------------------

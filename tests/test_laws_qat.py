@@ -77,6 +77,7 @@ def test_any_sequential_model_agrees_with_its_integers(
         parts.append(nn.Dense(k, m, activation=activation if i % 2 == 0 else None, bias=(seed + i) % 3 > 0))
         parts += [between[name]() for name in layers[i : i + 2]] if m != 3 else []
     model, x = nn.Sequential(*parts, rng=seed), data(48, widths[0], seed, shift)
+    calibrated |= settings_["learned"]
     qat = quantize.prepare_qat(model, x if calibrated else None, bits=bits, **settings_)
     targets = data(48, 3, seed + 1)
     md.fit(qat, Dataset(x, targets), optimizer=optim.Adam(qat.parameters(), lr=0.02), epochs=1, batch_size=16,
@@ -214,8 +215,60 @@ class Residual(nn.Module):
         return ops.sum(ops.add(self.c(self.relu(self.drop(self.b(ops.add(self.a(x), x))))), x), axis=1)
 
 
+class ThreeTakers(nn.Module):
+    """One result for three layers."""
+
+    def __init__(self):
+        self.stem, *self.takers = (nn.Dense(8, 8, rng=i) for i in range(4))
+
+    def forward(self, x):
+        stem = self.stem(x)
+        a, b, c = (taker(stem) for taker in self.takers)
+        return ops.add(ops.add(a, b), c)
+
+
+class Chain(nn.Module):
+    """Three results for two layers each; the last joins what the first two have joined."""
+
+    def __init__(self, pairs=((0, 1), (2, 3), (1, 2))):
+        self.stems, self.takers = ([nn.Dense(8, 8, rng=i + 5 * j) for i in range(4)] for j in range(2))
+        self.stems, self.pairs = self.stems[:3], pairs
+
+    def forward(self, x):
+        total = 0
+        for stem, pair in zip(self.stems, self.pairs):
+            h = stem(x)
+            for taker in pair:
+                total = total + self.takers[taker](h)
+        return total
+
+
+class ChainBack(Chain):
+    """The same, in another order."""
+
+    def __init__(self):
+        super().__init__(((3, 2), (1, 0), (3, 0)))
+
+
 @pytest.mark.parametrize("learned", [False, True])
-@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("model", [ThreeTakers, Chain, ChainBack])
+def test_all_that_is_joined_has_one_grid(model, learned):
+    x = data(60, 8)
+    qat = quantize.prepare_qat(model(), x, learned=learned)
+    stems = [qat.stem] if model is ThreeTakers else qat.stems
+    for name in ("range", "reach"):
+        ends = [getattr(layer, f"input_{name}") for layer in qat.takers]
+        ends += [getattr(layer, f"output_{name}") for layer in stems]
+        assert all(part is ends[0] for part in ends) and (ends[0] is None) == (name == "reach" and not learned)
+        assert not any(getattr(stem, f"input_{name}") is ends[0] for stem in stems) or ends[0] is None
+    seen = md.activations(model(), x)
+    largest = max(np.max(seen[path].numpy()) for path in seen if path.startswith("stem"))
+    assert qat.takers[0].input_range[1] == pytest.approx(largest, rel=1e-6)
+    kinds = [True] * len(stems) + [False] * len(qat.takers)
+    assert_equal(trained(qat, x), 2 * x, kinds)
+
+
+@pytest.mark.parametrize(("calibrated", "learned"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize(("model", "kinds"), [
     (Twice, [False, False]),
     (Branches, [True, False, False, False]),

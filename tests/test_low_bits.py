@@ -44,25 +44,64 @@ def test_a_group_has_the_scale_of_its_own_largest_weight(mode, bits):
     np.testing.assert_array_equal(layer.weight, (q.astype(F) * layer.weight_scale[:, None]).reshape(96, 70))
 
 
-@pytest.mark.parametrize("group", [None, 32])
-@pytest.mark.parametrize("bits", [6, 4, 3, 2])
-def test_a_static_layer_is_integer_arithmetic_written_out(bits, group):
-    """By int64 and float32 of NumPy, with a bias that is rounded to the scale of the first group."""
-    model = network()
-    model.layers[0].bias.assign(RNG.normal(size=70))
-    layer = quantize.post_training(model, X, bits=bits, group=group).layers[0]
+def parts(layer):
+    """(steps of the inputs X, zero point subtracted; scale of the inputs; scale and zero point of the outputs)."""
     s_x, z_x = layer.input_scale[0], int(layer.input_zero_point[0])
-    s_y, z_y = layer.output_scale[0], int(layer.output_zero_point[0])
     q_x = np.clip(np.rint(X / s_x) + z_x, 0, 255).astype(np.int64) - z_x
-    scales = layer.weight_scale.reshape(-1, 70)
-    bias = np.rint(model.layers[0].bias.data / (s_x * scales[0])).astype(np.int64)
-    total = np.zeros((40, 70), F)
-    for g, scale in enumerate(scales):
-        part = slice(g * 32, g * 32 + 32) if group else slice(None)
-        sums = q_x[:, part] @ layer.integers()[part].astype(np.int64) + (bias if g == 0 else 0)
-        total = total + sums.astype(F) * (s_x * scale / s_y)
-    expected = np.clip(np.rint(total) + F(z_y), z_y, 255).astype(np.uint8)
+    return q_x, s_x, layer.output_scale[0], int(layer.output_zero_point[0])
+
+
+def with_biases():
+    model = network()
+    model.layers[0].bias.assign(np.random.default_rng(1).normal(size=70))
+    return model
+
+
+@pytest.mark.parametrize("bits", [6, 4, 3, 2])
+def test_a_static_layer_is_integer_arithmetic_written_out(bits):
+    """By int64 and float32 of NumPy."""
+    model = with_biases()
+    layer = quantize.post_training(model, X, bits=bits).layers[0]
+    q_x, s_x, s_y, z_y = parts(layer)
+    bias = np.rint(model.layers[0].bias.data / (s_x * layer.weight_scale)).astype(np.int64)
+    sums = (q_x @ layer.integers().astype(np.int64) + bias).astype(F)
+    expected = np.clip(np.rint(sums * (s_x * layer.weight_scale / s_y)) + F(z_y), z_y, 255).astype(np.uint8)
     assert np.array_equal(layer.infer(X).q, expected)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+def test_a_layer_with_groups_is_within_float_rounding_of_exact_arithmetic(bits):
+    model = with_biases()
+    small = quantize.post_training(model, X, bits=bits, group=32)
+    layer = small.layers[0]
+    q_x, s_x, s_y, z_y = parts(layer)
+    exact = (q_x * np.float64(s_x)) @ layer.weight.astype(np.float64) + model.layers[0].bias.data
+    steps = np.maximum(exact, 0) / s_y
+    got = layer.infer(X).q.astype(float) - z_y
+    assert np.abs(got - np.clip(steps, 0, 255 - z_y)).max() < 0.5 + 1e-3
+    assert np.array_equal(layer.bias, model.layers[0].bias.data)
+    floats = small.layers[1]
+    q = layer.infer(X).q.astype(float) - z_y
+    expected = (q * np.float64(s_y)) @ floats.weight.astype(np.float64) + floats.bias
+    np.testing.assert_allclose(md.predict(small, X), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_groups_of_a_wide_pruned_layer_are_no_matter_for_the_bias():
+    layer = nn.Dense(40_000, 4, rng=0)
+    weight = layer.weight.data.copy()
+    weight[:32, 0] = 0
+    layer.weight.assign(weight)
+    layer.bias.assign(np.full(4, 0.1))
+    x = np.random.default_rng(0).normal(size=(4, 40_000)).astype(F)
+    small = quantize.post_training(nn.Sequential(layer), x, bits=8, group=32)
+    exact = md.predict(nn.Sequential(layer), x)
+    assert quantize.signal_to_noise(exact, md.predict(small, x)) > 30
+
+
+def test_integer_sums_are_those_of_layers_without_groups():
+    small = quantize.post_training(network(), X, bits=4, group=32)
+    with pytest.raises(ValueError, match="groups have sums of their own"):
+        small.layers[0].integer_sums(X)
 
 
 @pytest.mark.parametrize("group", [None, 64])
@@ -116,6 +155,58 @@ def test_memory_holds_packed_bytes():
         sizes[bits] = memory_bytes(small)
     scales = sizes[8] - 1024 * 512
     assert {b: size - scales for b, size in sizes.items()} == {8: 524288, 4: 262144, 3: 196608, 2: 131072}
+
+
+def test_memory_of_groups_is_packed_bytes_and_their_scales():
+    model = nn.Sequential(nn.Dense(1024, 512, rng=0))
+    x = RNG.random((8, 1024), dtype=F)
+    small = quantize.post_training(model, x, bits=4, group=32)
+    md.predict(small, x)
+    assert memory_bytes(small) < 1024 * 512 // 2 + 32 * 512 * 4 + 20_000  # 5 bits a weight
+    odd = quantize.post_training(
+        nn.Sequential(nn.Dense(1100, 512, rng=0)), RNG.random((8, 1100), dtype=F), bits=4, group=1024
+    )
+    assert memory_bytes(odd) < 1100 * 512 * 0.56
+
+
+def test_loading_counts_what_is_unpacked_on_the_way(tmp_path):
+    small = quantize.post_training(nn.Sequential(nn.Dense(512, 512, rng=0)), RNG.random((8, 512), dtype=F), bits=2)
+    md.save(small, tmp_path / "small.npz")
+    assert os.path.getsize(tmp_path / "small.npz") < 100_000
+    with pytest.raises(ValueError, match="unpack to"):
+        md.load(tmp_path / "small.npz", max_bytes=200_000)
+    md.load(tmp_path / "small.npz", max_bytes=400_000)
+
+
+def test_bits_of_an_array_are_numbers_like_others(tmp_path):
+    for mode in ("static", "weight_only", "dynamic"):
+        for bits in np.arange(3, 5):
+            small = quantize.post_training(network(), X, mode=mode, bits=bits)
+            md.save(small, tmp_path / "small.npz")
+            assert md.load(tmp_path / "small.npz").layers[0].bits == bits
+
+
+class _Ups(quantize.Nearest):
+    """A rounding of one's own that goes wrong."""
+
+    answer = None
+
+    def integers(self, weight, scale, limit):
+        return type(self).answer(weight, limit)
+
+
+@pytest.mark.parametrize("answer", [
+    lambda w, limit: np.full(w.shape, limit + 1, np.int8),
+    lambda w, limit: np.full(w.shape, -128, np.int8),
+    lambda w, limit: np.full(w.shape, 2.5),
+    lambda w, limit: np.ones((1, w.shape[1]), np.int8),
+    lambda w, limit: np.zeros(w.shape, np.int64),
+])  # fmt: skip
+@pytest.mark.parametrize("mode", ["static", "weight_only"])
+def test_what_a_rounding_of_the_users_gives_is_checked(answer, mode):
+    _Ups.answer = staticmethod(answer)
+    with pytest.raises(ValueError, match=r"They are int8 of the weight's shape, \(96, 70\), in \[-7, 7\]"):
+        quantize.post_training(network(), X, mode=mode, bits=4, rounding=_Ups)
 
 
 def test_bits_by_path_and_layers_that_are_not_named_have_eight():

@@ -7,6 +7,7 @@ float16, gives the same bits; a run that was interrupted goes on to the same bit
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 
 import numpy as np
@@ -15,10 +16,12 @@ import pytest
 import minidistill as md
 from minidistill import distill, losses, nn, optim, prune
 from minidistill.datasets import Dataset, load_digits
+from minidistill.files import FileFormatError, read_npz, write_npz
 from minidistill.kernels import round_bfloat16, round_float16
 from minidistill.tensor import RowSparse, record
-from minidistill.training import Checkpoint, GradientHistogram, Precision
+from minidistill.training import Checkpoint, GradientHistogram, Precision, checkpoint
 from minidistill.training.loop import Run
+from minidistill.training.precision import Arithmetic
 from minidistill.training.underflow import LOWEST, Tally
 
 RNG = np.random.default_rng(0)
@@ -179,6 +182,34 @@ def test_a_layer_that_sets_a_parameter_as_it_runs_sets_the_master():
     assert np.array_equal(model.shift.data, np.full(6, np.float32(1 / 3)))
 
 
+@pytest.mark.parametrize("name", HALF)
+def test_a_layer_that_sets_one_number_as_it_runs_leaves_the_others_all_their_digits(name):
+    """Called twice in a step: the second call sees what the first has set, rounded."""
+    third, seen = np.float32(1 / 3), []
+
+    class Sets(nn.Module):
+        def __init__(self):
+            self.shift, self.dense = nn.Parameter(np.linspace(0.1, 0.7, 6, dtype=np.float32)), nn.Dense(6, 3, rng=0)
+
+        def forward(self, x):
+            seen.append(self.shift.data.copy())
+            if len(seen) == 1:
+                self.shift.data[2] = third
+                self.shift.changed()
+            return self.dense(x + self.shift.data)
+
+    model = Sets()
+    expected = model.shift.data.copy()
+    first = HALF[name](expected)
+    expected[2] = third
+
+    arithmetic = Arithmetic(name, model)
+    with arithmetic.of(model):
+        model(DATA.x), model(DATA.x)
+    assert np.array_equal(model.shift.data, expected)
+    assert np.array_equal(seen[0], first) and np.array_equal(seen[1], HALF[name](expected))
+
+
 def test_an_error_or_an_interrupt_gives_the_weights_back():
     class Breaks(nn.Sequential):
         def forward(self, x):
@@ -233,18 +264,19 @@ def test_a_clipped_norm_is_that_of_the_unscaled_gradients():
     assert moved > 0.01 and np.linalg.norm(weights(plain) - weights(scaled)) < 0.01 * moved
 
 
+class Infinite(nn.Module):
+    """Its result is fine, its gradient never is."""
+
+    def __init__(self):
+        self.dense = nn.Dense(6, 3, rng=0)
+
+    def forward(self, x):
+        z = self.dense(x)
+        return record("broken", z.data.copy(), (z,), (lambda g: g * np.float32(np.inf),))
+
+
 @pytest.mark.parametrize("name", ["dynamic", "static"])
 def test_too_many_skipped_steps_in_a_row_stop_the_run(name):
-    class Infinite(nn.Module):
-        """Its result is fine, its gradient never is."""
-
-        def __init__(self):
-            self.dense = nn.Dense(6, 3, rng=0)
-
-        def forward(self, x):
-            z = self.dense(x)
-            return record("broken", z.data.copy(), (z,), (lambda g: g * np.float32(np.inf),))
-
     model = Infinite()
     before = weights(model)
     with pytest.raises(FloatingPointError) as error:
@@ -302,25 +334,104 @@ def test_a_scale_that_was_given_is_that_of_the_resumed_run(tmp_path):
     assert history["loss_scale"] == [8.0, 16.0]
 
 
-def test_a_checkpoint_from_before_there_was_a_scale_still_loads(tmp_path, monkeypatch):
-    from minidistill.training import checkpoint
+@pytest.mark.parametrize("scale", ["dynamic", 8.0])
+def test_skipped_steps_in_a_row_are_counted_on_in_a_resumed_run(tmp_path, scale):
+    path, precision, steps = tmp_path / "run.npz", Precision("float16", scale), Steps(lambda run: run.step)
+    fit(Infinite(), precision, epochs=10, callbacks=[Checkpoint(path)])  # 30 steps, and none taken
+    with pytest.raises(FloatingPointError, match="skipped 50 steps in a row"):
+        fit(Infinite(), precision, epochs=18, callbacks=[steps], resume=path)
+    assert steps.seen == list(range(31, 50))  # the 50th of all raises, not the 50th from here
 
-    path, take = tmp_path / "old.npz", checkpoint._take_arrays
 
-    def without(value, where, arrays):
-        if where == "":
-            del value["arithmetic"]
-        return take(value, where, arrays)
+def test_skipped_steps_under_another_given_scale_are_not_counted_on(tmp_path):
+    path = tmp_path / "run.npz"
+    fit(Infinite(), Precision("float16", 8.0), epochs=10, callbacks=[Checkpoint(path)])
+    fit(Infinite(), Precision("float16", 4.0), epochs=26, callbacks=[Checkpoint(path)], resume=path)  # 48 more
 
-    monkeypatch.setattr(checkpoint, "_take_arrays", without)
-    fit(net(), epochs=1, callbacks=[Checkpoint(path)])
-    monkeypatch.undo()
-    whole, resumed, half = net(), net(), net()
-    fit(whole, epochs=2), fit(resumed, epochs=2, callbacks=[Checkpoint(path)], resume=path)
+
+def rewrite(path, change):
+    """Let ``change`` edit the nesting that a checkpoint holds."""
+    arrays = read_npz(path)
+    state = checkpoint._put_arrays(json.loads(arrays[checkpoint._TREE].tobytes()), arrays)
+    change(state)
+    arrays = {}
+    tree = checkpoint._take_arrays(state, "", arrays)
+    write_npz(path, {checkpoint._TREE: np.frombuffer(json.dumps(tree).encode(), np.uint8), **arrays})
+
+
+def refused(path, precision, text):
+    """Resuming raises, and model and optimizer are what they were."""
+    model = net(3)
+    before, optimizer = weights(model), optim.Adam(model.parameters())
+    with pytest.raises(FileFormatError) as error:
+        fit(model, precision, optimizer=optimizer, callbacks=[Checkpoint(path)], resume=path)
+    assert text in str(error.value) and str(error.value).count("\n") == 2
+    assert np.array_equal(weights(model), before) and optimizer.state_dict() == {"step": 0, "slots": {}}
+
+
+def adam(path, precision, epochs=1, **options):
+    model = net()
+    optimizer = optim.Adam(model.parameters())
+    return model, fit(model, precision, optimizer=optimizer, epochs=epochs, callbacks=[Checkpoint(path)], **options)
+
+
+def test_a_checkpoint_from_before_there_was_a_scale_is_one_of_float32(tmp_path):
+    path = tmp_path / "old.npz"
+    adam(path, "float32")
+    rewrite(path, lambda state: state.pop("arithmetic"))
+    refused(path, "float16", "It belongs to a run in float32, this one is in float16.")
+    whole, _ = adam(tmp_path / "all.npz", "float32", epochs=2)
+    resumed, _ = adam(path, "float32", epochs=2, resume=path)
     assert np.array_equal(weights(whole), weights(resumed))
-    fit(net(), epochs=1, callbacks=[Checkpoint(path)])  # a new file, of a float32 run
-    history = fit(half, "float16", epochs=2, callbacks=[Checkpoint(path)], resume=path)
-    assert history["loss_scale"] == [2.0**16]  # it had none to take over
+
+
+@pytest.mark.parametrize("was", ["float16", "bfloat16", "float32"])
+def test_a_run_goes_on_in_its_own_format_only(tmp_path, was):
+    path = tmp_path / "run.npz"
+    adam(path, was)
+    for now in {"float16", "bfloat16", "float32"} - {was}:
+        refused(path, now, f'run in {was}, this one is in {now}.\nResume with precision="{was}".')
+    assert len(adam(path, was, epochs=2, resume=path)[1]) == 2
+
+
+def test_a_run_without_a_scale_may_go_on_with_one(tmp_path):
+    path = tmp_path / "run.npz"
+    adam(path, Precision("float16", None))
+    assert adam(path, "float16", epochs=2, resume=path)[1]["loss_scale"] == [2.0**16]  # it had none to take over
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"scale": 0.0}, {"scale": -8.0}, {"scale": math.nan}, {"scale": math.inf}, {"scale": "8"}, {"scale": True},
+        {"scale": np.array([8.0, 2.0])}, {"good": -1}, {"good": 1.5}, {"bad": None}, {"bad": True}, {"bad": np.zeros(2)},
+        {"format": "float8"}, {"format": None}, {"format": np.array(["float16", "b"])}, {"more": 1}, "format", "scale",
+        "good", "bad", None, [1, 2], 7,
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_scale_is_refused_before_anything_is_changed(tmp_path, damage):
+    path = tmp_path / "run.npz"
+    adam(path, "float16")
+
+    def change(state):
+        if isinstance(damage, dict):
+            state["arithmetic"] |= damage
+        elif isinstance(damage, str):
+            del state["arithmetic"][damage]
+        else:
+            state["arithmetic"] = damage
+
+    rewrite(path, change)
+    refused(path, "float16", "Its precision and loss scale are damaged.")
+
+
+def test_a_count_beyond_the_limit_still_stops_the_run(tmp_path):
+    path = tmp_path / "run.npz"
+    fit(Infinite(), "float16", epochs=1, callbacks=[Checkpoint(path)])
+    rewrite(path, lambda state: state["arithmetic"].update(bad=60))
+    with pytest.raises(FloatingPointError, match="the loss scale is 8192,"):
+        fit(Infinite(), "float16", epochs=2, callbacks=[Checkpoint(path)], resume=path)
 
 
 # ---- under distillation ----------------------------------------------------------------------------------------------
@@ -496,7 +607,13 @@ def test_the_figure_shows_the_range_where_the_scale_puts_it(tmp_path):
         (lambda: fit(net(), "float8"), "precision = 'float8'"),
         (lambda: fit(net(), np.float16), "precision = <class 'numpy.float16'>"),
         (lambda: fit(net(), None), "precision = None"),
+        (lambda: fit(net(), np.dtype("float16")), "precision = dtype('float16')"),
+        (lambda: fit(net(), np.array(["float16", "float32"])), "precision = array(["),
         (lambda: Precision("half"), "precision = 'half'"),
+        (lambda: Precision(np.dtype("float16")), "precision = dtype('float16')"),
+        (lambda: Precision("float16", np.array([8.0, 2.0])), "loss_scale = array([8., 2.])"),
+        (lambda: Precision("float16", np.array("dynamic")), "loss_scale = array('dynamic'"),
+        (lambda: Precision("float16", initial_scale=np.array([8.0, 2.0])), "initial_scale = array([8., 2.])"),
         (lambda: Precision(loss_scale=0), "loss_scale = 0.\n"),
         (lambda: Precision(loss_scale=-8.0), "loss_scale = -8.0"),
         (lambda: Precision(loss_scale=math.inf), "loss_scale = inf"),
@@ -526,8 +643,12 @@ def test_a_float64_model_is_refused_and_unchanged():
         fit(model, "bfloat16")
     with pytest.raises(ValueError, match=r"Train model\.astype\(np\.float32\)"):
         distill.distill(net(), model, DATA, progress=False, precision="float16")
+    with pytest.raises(ValueError, match="precision = 'float32' and a loss scale for a model with float64 parameters"):
+        fit(model, Precision("float32", 8.0))
     assert np.array_equal(weights(model), before)
-    fit(model)  # as ever
+    twin = model.copy()
+    fit(model), fit(twin, Precision("float32", None, growth_interval=5))  # an option that is not used does not matter
+    assert np.array_equal(weights(model), weights(twin)) and weights(model).dtype == np.float64
 
 
 def test_a_run_made_by_hand_still_works():

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import minidistill as md
-from minidistill import datasets, distill, losses, nn, ops, optim, quantize
+from minidistill import datasets, distill, losses, nn, ops, optim, prune, quantize
 from minidistill.datasets import Dataset
+from minidistill.files import FileFormatError
 from minidistill.nn import mode
 from minidistill.quantize import ActivationDelay, QATDense, QATDropout, QATEmbedding, QATReLU
 from minidistill.quantize.simulated import Dropped, SimulatedTensor
@@ -64,7 +65,7 @@ def test_what_is_replaced_and_what_is_shared():
     model = nn.Sequential(
         nn.Dense(20, 16), nn.ReLU(), nn.Dropout(0.5), nn.Dense(16, 8, activation="gelu"), nn.Dense(8, 4), rng=0
     )
-    qat = quantize.prepare_qat(model, bits={"3": 4}, learned=True)
+    qat = quantize.prepare_qat(model, data(), bits={"3": 4}, learned=True)
     a, relu, drop, b, c = qat.layers
     assert [type(layer) for layer in qat.layers] == [QATDense, QATReLU, QATDropout, QATDense, QATDense]
     assert a.output_range is b.input_range and a.output_reach is b.input_reach and a.relu_follows
@@ -128,6 +129,16 @@ def test_without_calibration_the_first_batch_counts_whole():
     assert ranges(qat)[0] == pytest.approx([x.min(), x.max()])
     exact = np.maximum(md.activations(model, x)["0"].numpy(), 0)
     assert ranges(qat)[1] == pytest.approx([0, exact.max()], rel=0.02)
+
+
+def test_a_learned_range_does_not_start_from_one_batch():
+    layer = QATDense(20, 4, learned=True)
+    with mode(training=True), pytest.raises(ValueError, match="before it was calibrated"):
+        layer(data())
+    layer.stage = "observe"
+    with mode(training=True):
+        layer(data())
+    assert layer.input_range == pytest.approx([data().min(), data().max()])
 
 
 def test_dropout_does_not_widen_the_range_of_what_comes_before_it():
@@ -237,11 +248,8 @@ def test_gradient_descent_moves_a_learned_step_as_the_paper_does():
     before = layer.weight_reach.data / limit
     ops.sum(qat(x)).backward()
     u = layer.weight.data / before
-    dw = (
-        np.repeat(layer.bias.grad[:1], 20)[:, None] * 0
-        + layer.grid(layer.input_range, layer.input_reach).scale
-        * (layer._arrived(md.Tensor(x)).steps.sum(axis=0)[:, None])
-    )
+    arrived = layer._arrived(md.Tensor(x))
+    dw = arrived.grid.scale * arrived.steps.sum(axis=0)[:, None]
     inside = np.abs(u) < limit + 0.5
     ds = (dw * np.where(inside, np.clip(np.rint(u), -limit, limit) - u, limit * np.sign(u))).sum(axis=0)
     optim.SGD([layer.weight_reach], lr=0.01).step()
@@ -274,6 +282,22 @@ def test_a_learned_step_stays_positive_and_a_column_of_zeros_keeps_its_bias():
     qat = quantize.prepare_qat(model, x, bits=3, learned=True)
     column = quantize.convert(qat).layers[0].bias[3]
     assert column == pytest.approx(model.layers[0].bias.data[3], rel=1e-2)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 100.0])  # of the weights
+def test_a_learned_step_does_not_fall_below_a_thousandth_of_the_smallest_it_started_from(size):
+    model = network(20, 16, 4)
+    model.layers[0].weight.assign(size * model.layers[0].weight.data)
+    model.layers[0].weight.data[:, 3] = 0  # a column without a step of its own
+    qat = quantize.prepare_qat(model, data(), bits=3, learned=True)
+    reach = qat.layers[0].weight_reach
+    smallest = np.delete(reach.data, 3).min()
+    assert reach.data[3] == pytest.approx(smallest / 1000, rel=1e-6)
+    optimizer = optim.Adam([reach], lr=10 * size)
+    for _ in range(5):
+        reach.grad = np.ones(reach.shape, F)
+        optimizer.step()
+    np.testing.assert_allclose(reach.data, smallest / 1000, rtol=1e-6)
 
 
 def test_a_lower_limit_holds_for_all_or_for_the_rows_that_were_touched():
@@ -338,7 +362,7 @@ def test_the_delay_goes_by_the_epoch_and_leaves_the_model_as_any_other(learned):
                 (stage, ranges(run.model), run.model.layers[1].input_reach and run.model.layers[1].input_reach.data[0])
             )
 
-    qat = quantize.prepare_qat(network(20, 16, 4), learned=learned)
+    qat = quantize.prepare_qat(network(20, 16, 4), x if learned else None, learned=learned)
     train(qat, x, epochs=6, callbacks=[ActivationDelay(2, freeze=4), Spy()])
     assert [stage for stage, *_ in seen] == ["observe"] * 2 + ["quantize"] * 2 + ["fixed"] * 2
     assert all(layer.stage == "quantize" for layer in qat.layers)
@@ -354,7 +378,7 @@ def test_a_resumed_run_goes_on_bit_for_bit(learned, cut, tmp_path):
     x, model = data(), nn.Sequential(nn.Dense(20, 16), nn.ReLU(), nn.Dropout(0.2), nn.Dense(16, 4), rng=0)
 
     def start():
-        return quantize.prepare_qat(model, learned=learned)
+        return quantize.prepare_qat(model, x if learned else None, learned=learned)
 
     def callbacks():
         return [ActivationDelay(1, freeze=3), Checkpoint(tmp_path / "run.npz")]
@@ -396,9 +420,43 @@ def test_files_and_copies_keep_what_is_shared(learned, tmp_path):
         assert np.array_equal(md.predict(quantize.convert(twin), x), md.predict(twin, x))
     train(qat, x)
     assert same_state(loaded, qat)  # it trains on as the original does, constraints included
-    fresh = quantize.prepare_qat(network(20, 16, 8, 4, rng=1), bits=4, learned=learned)
+    fresh = quantize.prepare_qat(network(20, 16, 8, 4, rng=1), 2 * x, bits=4, learned=learned)
     fresh.load_state_dict(qat.state_dict())
     assert np.array_equal(md.predict(fresh, x), md.predict(qat, x))
+
+
+@pytest.mark.parametrize("name, value", [
+    ("0.input_range", [np.nan, 1]), ("0.input_range", [1, -1]), ("0.output_range", [0, np.inf]),
+    ("0.output_range", [0, np.nan]), ("0.weight_reach", np.nan), ("1.weight_reach", np.inf),
+    ("0.input_reach", np.nan), ("0.output_reach", -np.inf),
+])  # fmt: skip
+def test_a_file_cannot_decide_scales_unchecked(name, value, tmp_path):
+    x = data()
+    qat = quantize.prepare_qat(network(20, 16, 4), x, learned=True)
+    good = qat.state_dict()
+    bad = good | {name: np.full_like(good[name], value)}
+    for layer in qat.layers:
+        for reach in (layer.weight_reach, layer.input_reach):
+            reach.constraints.clear()  # a file names these, or does not
+    expected = md.predict(qat, x)
+    with pytest.raises(ValueError, match=r"QATDense\(.* has a range or a reach that is no such thing"):
+        qat.load_state_dict(bad)
+    assert same_state(qat, quantize.prepare_qat(network(20, 16, 4), x, learned=True))
+    qat._assign(bad)
+    md.save(qat, tmp_path / "bad.npz")
+    with pytest.raises(FileFormatError, match="a range or a reach that is no such thing"):
+        md.load(tmp_path / "bad.npz")
+    qat.load_state_dict(good)
+    assert np.array_equal(md.predict(qat, x), expected)
+
+
+def test_a_model_that_never_saw_data_can_be_stored(tmp_path):
+    qat, x = quantize.prepare_qat(network(20, 16, 4)), data()
+    md.save(qat, tmp_path / "new.npz")
+    loaded = md.load(tmp_path / "new.npz")
+    train(loaded, x)
+    train(qat, x)
+    assert same_state(loaded, qat)
 
 
 def test_a_file_fills_a_class_of_the_users(tmp_path):
@@ -464,6 +522,19 @@ def test_a_quantized_student_learns_from_a_float_teacher(digits):
 # ---- mistakes ------------------------------------------------------------------------------------------------------
 
 
+class ScaleOnly:
+    """All that `post_training` asks of an observer."""
+
+    def __init__(self, name):
+        self.largest = 0.0
+
+    def see(self, x):
+        self.largest = max(self.largest, float(np.abs(x).max()))
+
+    def scale(self):
+        return quantize.activation_scale(-self.largest, self.largest)
+
+
 def test_what_cannot_be_prepared():
     model, x = network(20, 16, 4), data()
     with pytest.raises(TypeError, match="prepare_qat got a ndarray as the model"):
@@ -484,6 +555,10 @@ def test_what_cannot_be_prepared():
         )
     with pytest.raises(ValueError, match="NaN"):
         quantize.prepare_qat(model, np.full((3, 20), np.nan, F))
+    with pytest.raises(ValueError, match=r"learned=True without calibration data.*\n.*\nWrite .*calibration=train\.x"):
+        quantize.prepare_qat(model, learned=True)
+    with pytest.raises(ValueError, match=r"observer of the class ScaleOnly, which has no method range\(\)"):
+        quantize.prepare_qat(model, x, observer=ScaleOnly)
     assert all(type(layer) is nn.Dense for layer in model.layers)
 
 
@@ -494,10 +569,42 @@ def test_what_cannot_be_converted_or_quantized_again():
         quantize.convert(model)
     with pytest.raises(ValueError, match="found no Dense layer"):
         quantize.prepare_qat(qat, x)
-    qat.layers[0].weight.data[0, 0] = np.nan
-    for use in (lambda: md.predict(qat, x), lambda: quantize.convert(qat)):
-        with pytest.raises(ValueError, match=r"QATDense\(20, 16, .* NaN or infinity in its weight"):
-            use()
+    for learned in (False, True):
+        for value in (np.nan, np.inf, -np.inf):
+            qat = quantize.prepare_qat(model, x, learned=learned)
+            qat.layers[0].weight.data[0, 0] = value
+            for use in (quantize.convert, lambda model: md.predict(model, x)):
+                with pytest.raises(ValueError, match=r"QATDense\(20, 16, .* NaN or infinity in its weight"):
+                    use(qat)
+
+
+def test_a_module_of_the_users_may_have_an_attribute_of_any_name():
+    class Own(nn.Module):
+        converted = False
+
+        def forward(self, x):
+            return x
+
+    model, x = nn.Sequential(Own(), nn.Dense(20, 4, rng=0)), data()
+    qat = quantize.prepare_qat(model, x)
+    integer = quantize.convert(qat)
+    assert type(integer.layers[0]) is Own and np.array_equal(md.predict(integer, x), md.predict(qat, x))
+
+
+def test_a_masked_model_in_training_is_told_how_it_becomes_smaller():
+    qat = prune.magnitude(quantize.prepare_qat(network(20, 16, 4), data()), {"0": 0.75})
+    with pytest.raises(ValueError, match=r"masks, but .* on QATDense\(20, 16(.|\n)*quantize\.convert\(model\)"):
+        prune.to_sparse(qat)
+    with pytest.raises(ValueError, match="found no masked Dense layer"):
+        prune.to_sparse(quantize.prepare_qat(network(20, 16, 4), data()))
+
+
+def test_the_mode_of_every_layer_is_that_of_the_float_model():
+    model = nn.Sequential(
+        nn.Embedding(9, 6), nn.Dense(6, 5), nn.Dropout(0.1), nn.ReLU(), nn.Dense(5, 4), nn.Tanh(), rng=0
+    )
+    assert not any(m.training for m in quantize.prepare_qat(model.eval(), np.arange(9)).modules())
+    assert all(m.training for m in quantize.prepare_qat(model.train(), np.arange(9)).modules())
 
 
 def test_a_model_that_cannot_be_traced_trains_with_floats_in_between_and_says_so():
@@ -525,6 +632,9 @@ def test_the_delay_is_checked():
         ActivationDelay(3, freeze=2)
     with pytest.raises(ValueError, match="epochs=-1"):
         ActivationDelay(-1)
+    for wrong in (("2",), (1.5,), (None,), (1, "3"), (0, 2.5)):
+        with pytest.raises(ValueError, match=r"ActivationDelay got .*\n.*\nWrite ActivationDelay\("):
+            ActivationDelay(*wrong)
     model = network(20, 16, 4)
     before = model.state_dict()
     with pytest.raises(ValueError, match="a Sequential that rounds no activations"):

@@ -256,6 +256,10 @@ def test_a_rounding_of_ones_own_sees_all_inputs_and_decides():
     (lambda: make_rounding("up"), r"rounding='up' was asked for.\nKnown are 'nearest', 'gptq', 'adaround'"),
     (lambda: quantize.GPTQ(damping=0), "damping = 0"),
     (lambda: quantize.GPTQ(damping=np.inf), "damping = inf"),
+    (lambda: quantize.GPTQ(damping="a"), r"damping = 'a'.\nIt is added"),
+    (lambda: quantize.AdaRound(lr="a"), r"lr = 'a' and push = 20.0.\nSteps are counted"),
+    (lambda: quantize.AdaRound(push=None), "push = None"),
+    (lambda: quantize.GPTQ("layer '3'").see(1.0), r"layer '3' got x of shape \(\).\n.*\(..., K\)"),
     (lambda: quantize.AdaRound(steps=0), "steps = 0"),
     (lambda: quantize.AdaRound(steps=1.5), "steps = 1.5"),
     (lambda: quantize.AdaRound(lr=np.nan), "lr = nan"),
@@ -279,6 +283,30 @@ def test_what_was_seen_before_an_error_stays():
     with pytest.raises(ValueError, match="NaN"):
         rounding.see(np.full((1, 48), np.inf))
     assert np.array_equal(rounding.integers(weight, scale, limit), rounded("gptq", x, weight, scale, limit))
+
+
+@pytest.mark.parametrize("width", [1, 47, 49])
+def test_inputs_of_another_width_are_refused_and_not_added(width):
+    x, weight = layer()
+    scale, limit = scales(weight, 3)
+    rounding = quantize.GPTQ("layer '3'")
+    rounding.see(x)
+    text = rf"layer '3' got x of shape \(5, {width}\).\n.*the same in all batches: \(..., 48\).\nTake one"
+    with pytest.raises(ValueError, match=text):
+        rounding.see(np.ones((5, width), np.float32))
+    assert np.array_equal(rounding.integers(weight, scale, limit), rounded("gptq", x, weight, scale, limit))
+
+
+@pytest.mark.parametrize("lr", [1000.0, 1e30])
+def test_adaround_with_huge_steps_overflows_nowhere(lr):
+    """Every warning is an error here."""
+    x, weight = layer()
+    weight[::5] = 0
+    scale, limit = scales(weight, 3)
+    q = rounded(functools.partial(quantize.AdaRound, lr=lr, steps=200), x, weight, scale, limit)
+    plain = rounded("nearest", x, weight, scale, limit)
+    assert not q[::5].any()
+    assert np.all(errors(x, weight, scale, q) <= errors(x, weight, scale, plain) * (1 + 1e-9))
 
 
 # ---- bias correction -------------------------------------------------------------------------------------------------

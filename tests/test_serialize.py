@@ -110,6 +110,31 @@ def test_shared_layers_and_tied_parameters_stay_shared(tmp_path):
     assert np.array_equal(md.predict(model, X[:, :4]), md.predict(loaded, X[:, :4]))
 
 
+class Drawers(nn.Module):
+    """Arrays and a parameter that stand in lists and dicts more than once, and as attributes, too."""
+
+    def __init__(self, seed=0):
+        rng = np.random.default_rng(seed)
+        z, p = rng.normal(size=3).astype(np.float32), nn.Parameter(rng.normal(size=4))
+        self.arrays, self.by_name, self.array = [z, z], {"z": z}, z
+        self.parameters_, self.parameter, self.same = (p, p), p, p
+        self.first, self.second = nn.Dense(6, 4, rng=seed), nn.Dense(6, 4, rng=seed)
+        self.second.weight, self.second.offset, self.first.offset = self.first.weight, z, z
+
+    def forward(self, x):
+        return self.first(x)
+
+
+def test_what_stands_in_lists_and_dicts_more_than_once_is_filled(tmp_path):
+    model = Drawers(seed=3)
+    md.save(model, tmp_path / "m.npz")
+    loaded = md.load(tmp_path / "m.npz", into=Drawers(seed=8))
+    assert same_bits(model, loaded) and len(loaded.state_dict()) == 5
+    assert all(part is loaded.array for part in (*loaded.arrays, loaded.by_name["z"], loaded.second.offset))
+    assert all(part is loaded.same for part in (*loaded.parameters_, loaded.parameter))
+    assert loaded.second.weight is loaded.first.weight
+
+
 def test_several_inputs_of_engine_layers_load_without_help(tmp_path):
     model = nn.Sequential(nn.Concatenate(nn.Embedding(11, 4), nn.Embedding(7, 2)), nn.Dense(6, 1), rng=0)
     md.save(model, tmp_path / "m.npz")

@@ -79,8 +79,8 @@ def sensitivity(
     calibration : ndarray, tuple of ndarrays, Dataset, or None
         As in `quantize.post_training`; None for modes that need none.
     validation : ndarray, tuple of ndarrays, or Dataset
-        What damage is measured on. It needs labels for "loss" only. Never the test set: what is chosen by it is not measured
-        by it any more.
+        What damage is measured on; a measure of your own may do without, by None. It needs labels for "loss" only. Never the
+        test set: what is chosen by it is not measured by it any more.
     bits : sequence of int in [2, 8]
         Of dense layers.
     sparsity : sequence of float in [0, 1)
@@ -104,7 +104,8 @@ def sensitivity(
     Raises
     ------
     ValueError
-        If a number of bits or a sparsity is out of range, there is no Dense layer, or labels are missing for "loss".
+        If a number of bits or a sparsity is out of range, there is no Dense layer, or validation data, or its labels for
+        "loss", are missing.
     """
     choices = _checked_choices(bits, sparsity)
     if count not in SIZES:
@@ -151,6 +152,11 @@ def _judge(model, validation, measure):
             f"sensitivity got measure={measure!r}.\nDamages are: {', '.join(MEASURES)}, or a function of a model.\n"
             "Leave it out for KL(float ‖ small), which needs no labels."
         )
+    if validation is None:
+        raise ValueError(
+            "sensitivity got no validation data.\nDamage is measured on the answers to them.\n"
+            "Pass inputs that the model was not trained on, such as validation.x, or a measure of your own."
+        )
     targets = validation.y if isinstance(validation, Dataset) else None
     if measure == "loss":
         if targets is None:
@@ -173,8 +179,7 @@ def _judge(model, validation, measure):
 
 def _checked_choices(bits, sparsity):
     """The choices that all layers have: dense, most bits first, then sparse, most weights first."""
-    bits = [bits] if isinstance(bits, Integral) else list(bits)
-    sparsity = [sparsity] if isinstance(sparsity, Real) else list(sparsity)
+    bits, sparsity = (list(given) if np.iterable(given) else [given] for given in (bits, sparsity))
     if not bits or any(isinstance(b, bool) or not isinstance(b, Integral) or not 2 <= b <= 8 for b in bits):
         raise ValueError(
             f"sensitivity got bits = {tuple(bits)}.\nThey are whole numbers from 2 to 8, at least one.\n"
@@ -183,7 +188,7 @@ def _checked_choices(bits, sparsity):
     if any(not isinstance(s, Real) or not 0 <= s < 1 for s in sparsity):
         raise ValueError(
             f"sensitivity got sparsity = {tuple(sparsity)}.\nEach is the fraction of weights to be pruned, in [0, 1).\n"
-            "Write sparsity=(0.5, 0.8, 0.9)."
+            "Write sparsity=(0.5, 0.8, 0.9), or sparsity=() for dense layers only."
         )
     dense = [Choice(int(b)) for b in sorted(set(bits), reverse=True)]
     return dense + [Choice(SPARSE_BITS, float(s)) for s in sorted(set(sparsity)) if s]

@@ -96,7 +96,14 @@ class Sensitivity:
         Returns
         -------
         Front
+
+        Raises
+        ------
+        ValueError
+            If there is to be no point, or no plan is to be tried.
         """
+        _check_count("points", points, "The range of budgets is met at one point at least.", 12)
+        _check_tries(tries)
         uniform, smallest = list(self.uniform().values()), self._tried(self._plans(1)[0])
         low, marks = smallest.bytes, [plan.bytes for plan in uniform]
         between = [int(b) for b in np.geomspace(low, max(low, *marks), points).round()]
@@ -191,10 +198,16 @@ def check_search(max_bytes, tries):
             f"a plan was asked for with max_bytes = {max_bytes!r}.\nIt is a number of bytes, and positive.\n"
             "For fifty kilobytes, write max_bytes=50_000."
         )
-    if isinstance(tries, bool) or not isinstance(tries, Integral) or tries < 1:
-        raise ValueError(
-            f"a plan was asked for with tries = {tries!r}.\nAt least one plan is built and measured.\nWrite tries=5."
-        )
+    _check_tries(tries)
+
+
+def _check_tries(tries):
+    _check_count("tries", tries, "At least one plan is built and measured.", 5)
+
+
+def _check_count(name, count, rule, usual):
+    if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
+        raise ValueError(f"a plan was asked for with {name} = {count!r}.\n{rule}\nWrite {name}={usual}.")
 
 
 def _check_reached(max_bytes, smallest, count):

@@ -49,7 +49,8 @@ def distill(
         Terms that are added up; see ``objective.py``. The default, `KnowledgeDistillation`, is the same as
         ``[SoftTargets(temperature, weight=alpha), HardLabels(weight=1 - alpha)]``, in one kernel.
     optimizer : Optimizer, optional
-        ``Adam(student.parameters(), lr=3e-3)`` by default. An objective's own parameters are trained by its `twin`.
+        ``Adam(student.parameters(), lr=3e-3)`` by default. An objective's own parameters are trained by
+        its `twin`, unless it holds them itself.
     epochs, batch_size, validation, metrics, augment, callbacks, resume, progress, rng
         As in `fit`. Validation reports metrics and a loss: that of the objective with labels; else the cross-entropy of
         logits, and the mean squared error of scores. Without labels in it, the teacher's answers take their place.
@@ -101,7 +102,7 @@ def distill(
     return run(
         student, data, batch_loss, optimizer=optimizer, validate=validate, epochs=epochs,
         batch_size=batch_size, augment=augment, callbacks=[companion, *callbacks], resume=resume, progress=progress, rng=rng,
-        precision=precision, others=companion.parameters,
+        precision=precision, others=companion.trained,
     )  # fmt: skip
 
 
@@ -180,12 +181,17 @@ class _Meeting:
 
 
 class _Companion:
-    """The callback that trains and saves what objectives have of their own, and tells them the step."""
+    """The callback that trains and saves what objectives have of their own, and tells them the step.
+
+    What the student's optimizer holds too is saved here and trained there: two optimizers would step it twice.
+    """
 
     def __init__(self, terms, optimizer):
         self.parameters = [p for term in terms if hasattr(term, "parameters") for p in term.parameters()]
-        self.optimizer = optimizer.twin(self.parameters) if self.parameters else None
-        self.step = 0
+        held = {id(p) for p in optimizer.parameters}
+        self.trained = [p for p in self.parameters if id(p) not in held]
+        self.of_student, self.step = optimizer, 0
+        self.optimizer = optimizer.twin(self.trained) if self.trained else None
 
     def on_train_begin(self, run):
         """A resumed run does not begin at 0; an interrupted one may have left gradients."""
@@ -215,6 +221,8 @@ class _Companion:
                 f"distill was resumed with objectives whose own parameters have the shapes {own}, from a run with {shapes}.\n"
                 "A run goes on with the objectives that it was started with.\nPass the same ones to resume."
             )
+        if self.optimizer is not None:
+            self.of_student.twin(self.trained).load_state_dict(state["optimizer"])  # raises if it does not fit
 
     def load_state_dict(self, state):
         """Go on from there."""

@@ -41,7 +41,7 @@ if JIT_ENABLED:
     )
     from minidistill.kernels.half import round_bfloat16, round_float16
     from minidistill.kernels.images import shift_images
-    from minidistill.kernels.int8 import int8_dense, int8_matmul, int8_sums
+    from minidistill.kernels.int8 import grouped_dense, int8_dense, int8_matmul, int8_sums
     from minidistill.kernels.optimizer import adam_step, adam_steps, sgd_step, sgd_steps, together
     from minidistill.kernels.softmax import cross_entropy, distillation
     from minidistill.kernels.sparse import sparse_dense
@@ -58,6 +58,7 @@ else:
         dequantize_sums,
         distillation,
         erf,
+        grouped_dense,
         int8_dense,
         int8_matmul,
         int8_sums,
@@ -97,6 +98,7 @@ __all__ = [
     "dequantize_sums",
     "distillation",
     "erf",
+    "grouped_dense",
     "int8_dense",
     "int8_matmul",
     "int8_sums",

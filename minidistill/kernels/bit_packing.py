@@ -7,17 +7,16 @@ the most significant bit first, and the last byte is filled with zeros. Any numb
 byte of several steps shares one, or three, as `FIELDS` says. So a kernel gets the numbers of a step out of a register by a
 shift and a mask, and none has to travel to another place. 3 bits do not divide 8: there, two of eight steps are put together
 from two pieces. 5 to 7 bits take a byte in memory: no kernel unpacks them. Read ``packing.py`` before this file.
-
-Weights with a scale for each ``inputs`` k are cut into groups of so many; each begins at a step of its own.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
-from minidistill.kernels.packing import PackedMatrix, aligned
+from minidistill.kernels.packing import PackedMatrix, aligned, filled_up
 
 
 class Field(NamedTuple):
@@ -57,58 +56,64 @@ FIELDS = {
     2: [[Field(0, 6, 2)], [Field(0, 4, 2)], [Field(0, 2, 2)], [Field(0, 0, 2)]],
 }
 IN_BYTES = [[Field(0, 0, 8)]]  # all other numbers of bits
+AT_ONCE = 2**18  # numbers that are spread out to one bit, or to eight bytes, at a time; a multiple of 8
 
 
 def pack_fields(matrix: np.ndarray, bits: int) -> np.ndarray:
     """Integers as a file has them: uint8 of shape (ceil(size * bits / 8),)."""
-    places = np.arange(bits - 1, -1, -1, dtype=np.int8)
-    return np.packbits((np.asarray(matrix, np.int8).reshape(-1, 1) >> places) & 1)
+    numbers, places = np.asarray(matrix, np.int8).reshape(-1, 1), np.arange(bits - 1, -1, -1, dtype=np.int8)
+    parts = [numbers[first : first + AT_ONCE] for first in range(0, len(numbers), AT_ONCE)]
+    return np.concatenate([np.packbits((part >> places) & 1) for part in parts])
 
 
 def unpack_fields(stored: np.ndarray, bits: int, shape: tuple[int, ...]) -> np.ndarray:
     """The int8 that `pack_fields` was given. Eight fields are ``bits`` whole bytes: one number to shift."""
-    size = int(np.prod(shape))
-    octets = np.zeros((-(-size // 8), 8), np.uint8)  # big-endian, the upper bytes 0
-    full, rest = divmod(len(stored), bits)
-    octets[:full, 8 - bits :] = stored[: full * bits].reshape(-1, bits)
-    if rest:
-        octets[full, 8 - bits : 8 - bits + rest] = stored[full * bits :]
-    words = octets.view(">u8").astype(np.uint64)
-    places = np.arange(7, -1, -1, dtype=np.uint64) * np.uint64(bits)
-    fields = (words >> places).astype(np.uint8) << np.uint8(8 - bits)
-    return (fields.view(np.int8) >> np.int8(8 - bits)).reshape(-1)[:size].reshape(shape)
+    size = math.prod(shape)
+    out = np.empty(-(-size // 8) * 8, np.int8)
+    for first in range(0, size, AT_ONCE):  # the numbers take eight times as much as what comes out
+        part = stored[first * bits // 8 : (first + AT_ONCE) * bits // 8]
+        octets = np.zeros((-(-len(part) // bits), 8), np.uint8)  # big-endian, the upper bytes 0
+        whole = len(part) // bits
+        octets[:whole, 8 - bits :] = part[: whole * bits].reshape(-1, bits)
+        octets[whole:, 8 - bits : 8 - bits + len(part) % bits] = part[whole * bits :]
+        words = octets.view(">u8").astype(np.uint64)
+        places = np.arange(7, -1, -1, dtype=np.uint64) * np.uint64(bits)
+        fields = (words >> places).astype(np.uint8) << np.uint8(8 - bits)
+        out[first : first + fields.size] = (fields.view(np.int8) >> np.int8(8 - bits)).reshape(-1)
+    return out[:size].reshape(shape)
 
 
 def stored_size(shape: tuple[int, ...], bits: int) -> int:
     """How many bytes `pack_fields` needs."""
-    return -(-int(np.prod(shape)) * bits // 8)
+    return -(-math.prod(shape) * bits // 8)
 
 
 class PackedBits(PackedMatrix):
-    """Integers of 2 to 8 bits of shape (K, N), packed for one kind of kernel. ``np.asarray`` gives the bytes of a file.
+    """Integers of 2 to 7 bits of shape (K, N), packed for one kind of kernel. ``np.asarray`` gives the bytes of a file.
 
     Parameters
     ----------
     matrix : ndarray of int8, shape (K, N)
         In [-2**(bits - 1), 2**(bits - 1)).
     bits : int
-    inputs : int, optional
-        Rows of a group.
     kind : str, optional
         As in `PackedMatrix`.
 
     Attributes
     ----------
-    data : ndarray of uint8, shape (panels, G * units, bytes of a unit); of int8 where numbers take whole bytes
-    groups : int
-        G: 1 without groups.
+    data : ndarray of uint8, shape (panels, units, bytes of a unit); of int8 where numbers take whole bytes
     """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, matrix: np.ndarray, bits: int, inputs: int | None = None, kind: str | None = None):
-        self.bits, self.inputs = bits, inputs
+    def __init__(self, matrix: np.ndarray, bits: int, kind: str | None = None):
+        self.bits = bits
+        self.fields = FIELDS.get(bits, IN_BYTES)
         super().__init__(matrix, kind)
+
+    @property
+    def unit(self) -> int:
+        return len(self.fields)
 
     @property
     def shape(self) -> tuple[int]:
@@ -125,90 +130,61 @@ class PackedBits(PackedMatrix):
 
     def hold(self, matrix: np.ndarray):
         """Replace all of it, by integers of shape (K, N)."""
-        k, n = self.matrix_shape
-        columns, group, depth = self.layout
-        inputs, unit = self.inputs or k, len(self.fields)
-        begins = range(0, k, inputs)
-        depth = max(depth if self.inputs is None else group, unit * group)
-        filled = np.zeros((len(begins), -(-inputs // depth) * depth, -(-n // columns) * columns), np.int8)
-        for part, begin in zip(filled, begins):
-            rows = matrix[begin : begin + inputs]
-            part[: len(rows), :n] = rows
-        panels = filled.shape[2] // columns
-        steps = filled.reshape(len(begins), -1, unit, group, panels, columns).transpose(4, 0, 1, 2, 5, 3)
-        steps = steps.reshape(panels, len(begins), -1, unit, columns * group)  # [panel][group][unit][step][byte]
-        packed = _share_bytes(steps, self.fields)
-        self.data = aligned((panels, packed.shape[1] * packed.shape[2], packed.shape[3] * packed.shape[4]), np.uint8)
-        self.data[...] = packed.reshape(self.data.shape)
+        (k, n), (columns, group, _) = self.matrix_shape, self.layout
+        rows, filled_columns = filled_up(k, n, self.layout, self.unit)
+        panels, units = filled_columns // columns, rows // (self.unit * group)
+        packed_bytes = 1 + max(field.byte for pieces in self.fields for field in pieces)
+        self.data = aligned((panels, units, packed_bytes * columns * group), np.uint8)
+        panel = np.zeros((rows, columns), np.int8)
+        for p, packed in enumerate(self.data):  # one at a time, since the bytes are copied more than once on the way
+            part = matrix[:, p * columns : (p + 1) * columns]
+            panel[:k, : part.shape[1]], panel[:k, part.shape[1] :] = part, 0
+            steps = panel.reshape(units, self.unit, group, columns).swapaxes(2, 3)
+            packed[...] = _share_bytes(steps.reshape(units, self.unit, -1), self.fields).reshape(packed.shape)
         if self.bits not in FIELDS:
             self.data = self.data.view(np.int8)
-        self.groups, self.columns = len(begins), panels * columns
-        self.slots = self.groups * self.columns
-        self._sums = matrix.sum(axis=0, dtype=np.int32)[None] if self.inputs is None else None
-
-    @property
-    def sums(self) -> np.ndarray:
-        """As of `PackedMatrix`, int32 (G, N). Those of groups are not held: they would take as much as their scales."""
-        if self.inputs is None:
-            return self._sums
-        return np.add.reduceat(self.integers(), range(0, self.matrix_shape[0], self.inputs), axis=0, dtype=np.int32)
-
-    @property
-    def nbytes(self) -> int:
-        return self.data.nbytes + (0 if self._sums is None else self._sums.nbytes)
+        self.columns, self.sums = filled_columns, matrix.sum(axis=0, dtype=np.int32)
 
     def integers(self) -> np.ndarray:
         """The int8 matrix, (K, N)."""
-        (k, n), (columns, group, _), unit = self.matrix_shape, self.layout, len(self.fields)
-        panels, groups = len(self.data), self.groups
-        units = self.data.shape[1] // groups
-        packed = self.data.view(np.uint8).reshape(panels, groups, units, -1, columns * group)
-        steps = _split_bytes(packed, self.fields)
-        places = 0 if self.fields is IN_BYTES else 8 - self.bits
-        steps = (steps << places).view(np.int8) >> places  # the sign
-        rows = steps.reshape(panels, groups, units * unit, columns, group).transpose(1, 2, 4, 0, 3)
-        rows = rows.reshape(groups, units * unit * group, panels * columns)
-        return np.ascontiguousarray(rows[:, : self.inputs or k].reshape(-1, panels * columns)[:k, :n])
-
-    @property
-    def fields(self) -> list:
-        """Of the steps of a unit."""
-        return FIELDS.get(self.bits, IN_BYTES)
+        (k, n), (columns, group, _) = self.matrix_shape, self.layout
+        matrix, rest = np.empty((k, n), np.int8), 0 if self.bits not in FIELDS else 8 - self.bits
+        for p, packed in enumerate(self.data.view(np.uint8)):
+            steps = _split_bytes(packed.reshape(len(packed), -1, columns * group), self.fields)
+            steps = (steps << rest).view(np.int8) >> rest  # the sign
+            panel = steps.reshape(-1, columns, group).swapaxes(1, 2).reshape(-1, columns)
+            part = matrix[:, p * columns : (p + 1) * columns]
+            part[...] = panel[:k, : part.shape[1]]
+        return matrix
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.array(pack_fields(self.integers(), self.bits), dtype=dtype)
 
     def __deepcopy__(self, memo) -> PackedBits:
-        return PackedBits(self.integers(), self.bits, self.inputs, self.kind)
+        return PackedBits(self.integers(), self.bits, self.kind)
 
     def __reduce__(self):
-        return PackedBits, (self.integers(), self.bits, self.inputs)
-
-    def pad(self, array: np.ndarray) -> np.ndarray:
-        """An array of shape (N,) or (G, N), flat, with zeros for the columns that fill up the last panel: (G * columns,)."""
-        out = aligned((self.groups, self.columns), array.dtype)
-        out[:, : array.shape[-1]], out[:, array.shape[-1] :] = array, 0
-        return out.reshape(-1)
+        return PackedBits, (self.integers(), self.bits)
 
     def __repr__(self) -> str:
-        return f"PackedBits(shape={self.matrix_shape}, bits={self.bits}, inputs={self.inputs}, kind={self.kind!r})"
+        return f"PackedBits(shape={self.matrix_shape}, bits={self.bits}, kind={self.kind!r})"
 
 
 def _share_bytes(steps: np.ndarray, fields: list) -> np.ndarray:
-    """(..., steps of a unit, size) of int8 to (..., bytes, size) of uint8."""
+    """(units, steps of a unit, size) of int8 to (units, bytes, size) of uint8."""
     numbers = steps.view(np.uint8)
     count = 1 + max(field.byte for pieces in fields for field in pieces)
-    packed = np.zeros((*steps.shape[:3], count, steps.shape[4]), np.uint8)
+    packed = np.zeros((len(steps), count, steps.shape[2]), np.uint8)
     for step, pieces in enumerate(fields):
         for byte, place, width, shift in pieces:
-            packed[:, :, :, byte] |= (numbers[:, :, :, step] >> shift & 2**width - 1) << place
+            packed[:, byte] |= (numbers[:, step] >> shift & 2**width - 1) << place
     return packed
 
 
 def _split_bytes(packed: np.ndarray, fields: list) -> np.ndarray:
-    """(..., bytes, size) of uint8 to (..., steps of a unit, size), the numbers' bits without their signs."""
-    numbers = np.zeros((*packed.shape[:3], len(fields), packed.shape[4]), np.uint8)
+    """(units, bytes, size) of uint8 to (units, steps of a unit, size), the numbers' bits without their signs."""
+    numbers = np.zeros((len(packed), len(fields), packed.shape[2]), np.uint8)
     for step, pieces in enumerate(fields):
         for byte, place, width, shift in pieces:
-            numbers[:, :, :, step] |= (packed[:, :, :, byte] >> place & 2**width - 1) << shift
+            numbers[:, step] |= (packed[:, byte] >> place & 2**width - 1) << shift
     return numbers

@@ -66,7 +66,7 @@ def _weight_steps(weight, bias, input_scale, room, limit, shared, find_largest, 
             q = -limit if q < -limit else q
             q = limit if q > limit else q
             steps[i, j] = q
-            sums[j] += abs(q)
+            sums[j] += abs(q) + (weight[i, j] - weight[i, j])  # 0, or NaN where infinity was clipped
     return sums.max() if finite else np.float32(np.nan)
 
 
@@ -100,12 +100,15 @@ def _range_of_sums(sums, sum_scale, ends):
     lows[:], highs[:] = sums[0], sums[0]
     for i in range(1, sums.shape[0]):
         for j in range(sum_scale.size):
-            lows[j] = min(lows[j], sums[i, j])
+            v = sums[i, j]
+            lows[j] = v if v < lows[j] or v != v else lows[j]  # a NaN is taken, and stays
         for j in range(sum_scale.size):
-            highs[j] = max(highs[j], sums[i, j])
+            v = sums[i, j]
+            highs[j] = v if v > highs[j] or v != v else highs[j]
     low, high = lows[0] * sum_scale[0], highs[0] * sum_scale[0]
     for j in range(1, sum_scale.size):
-        low, high = min(low, lows[j] * sum_scale[j]), max(high, highs[j] * sum_scale[j])
+        a, b = lows[j] * sum_scale[j], highs[j] * sum_scale[j]
+        low, high = a if a < low or a != a else low, b if b > high or b != b else high
     return low, high
 
 

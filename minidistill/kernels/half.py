@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minidistill.kernels._jit import exact_kernel, kernel_input
+from minidistill.kernels._jit import exact_kernel, flat_view, kernel_input
 
 _FLOAT32 = np.dtype(np.float32)
 
@@ -26,7 +26,7 @@ def round_bfloat16(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
 def _rounded(kernel, x, out):
     x = kernel_input(x, _FLOAT32)
     out = np.empty(x.shape, _FLOAT32) if out is None else out
-    kernel(x.reshape(-1).view(np.uint32), out.reshape(-1).view(np.uint32))
+    kernel(x.reshape(-1).view(np.uint32), flat_view(out).view(np.uint32))
     return out
 
 

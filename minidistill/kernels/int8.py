@@ -27,12 +27,12 @@ from minidistill.kernels.intrinsics import (
     FLOATS,
     LINE_TYPES,
     SUMS,
-    add_scaled,
     amx_tile,
     bits_tile,
     copy_64,
     dot_tile,
     round_16,
+    scaled_tile,
     store_row,
     tiles_off,
     tiles_on,
@@ -70,7 +70,7 @@ def int8_matmul(x: np.ndarray, weight: np.ndarray, zero_point: int) -> np.ndarra
 
 def int8_sums(x: np.ndarray, weight: np.ndarray, init: np.ndarray) -> np.ndarray:
     """As `reference.int8_sums`."""
-    return _run(SUMS, x, weight, init, _NO_SCALE, None, 0, 0)
+    return _dense(SUMS, x, weight, init, _NO_SCALE, None, 0, 0)
 
 
 def int8_dense(
@@ -82,11 +82,11 @@ def int8_dense(
     target: tuple | None = None,
 ) -> np.ndarray:
     """As `reference.int8_dense`: rounding in, product and rounding out in one pass over a few rows at a time."""
-    if scale.size != weight.slots or scale.dtype is not _FLOAT32:
+    if scale.size != weight.columns or scale.dtype is not _FLOAT32:
         scale = _padded(x, weight, scale, _FLOAT32, source)
     if target is None:
-        return _run(FLOATS, x, weight, init, scale, source, 0, 0)
-    return _run(BYTES, x, weight, init, scale, source, *target)
+        return _dense(FLOATS, x, weight, init, scale, source, 0, 0)
+    return _dense(BYTES, x, weight, init, scale, source, *target)
 
 
 _INT32, _FLOAT32, _UINT8 = np.dtype(np.int32), np.dtype(np.float32), np.dtype(np.uint8)
@@ -94,28 +94,62 @@ _RESULTS = _INT32, _FLOAT32, _UINT8  # of SUMS, FLOATS and BYTES
 _NO_SCALE, _NO_SOURCE = np.zeros(1, np.float32), (1.0, 0)
 
 
-def _run(result, x, weight, init, scale, source, zero_point, low):
-    """Choose the kernel, give it what it needs, and share the rows if there is much to multiply."""
-    kind, (k, n), shape, wanted = weight.kind, weight.matrix_shape, x.shape, _FLOAT32 if source else _UINT8
-    # Inside, arrays are addresses: a wrong shape or type would be read beyond its end.
-    if len(shape) != 2 or shape[1] != k or (x.dtype is not wanted and x.dtype != wanted):
-        raise _misfit(x, weight, init, source)
-    x, rows = x if x.flags.carray else kernel_input(x), shape[0]
-    if init.size != weight.slots or init.dtype is not _INT32:
+def grouped_dense(
+    x: np.ndarray,
+    weight: np.ndarray,
+    group: int,
+    scale: np.ndarray,
+    start: np.ndarray,
+    factor: float,
+    source: tuple | None = None,
+    target: tuple | None = None,
+) -> np.ndarray:
+    """As `reference.grouped_dense`: a panel's totals stay in the first-level cache while its groups are added to them."""
+    _check_input(x, weight, start, source)
+    (k, _), columns = weight.matrix_shape, weight.columns
+    if scale.shape != (-(-k // group), columns) or start.size != columns or group % 32:
+        raise _misfit(x, weight, scale, source)
+    in_bits = type(weight) is PackedMatrix or weight.bits not in FIELDS
+    data = (
+        weight.data.reshape(len(weight.data), -1, weight.layout.columns * weight.layout.group)
+        if in_bits
+        else weight.data
+    )
+    numbers = (*(source or _NO_SOURCE), factor, *(target or (0, 0)))
+    result, kind = FLOATS if target is None else BYTES, "avx512_vnni" if weight.kind == "amx" else weight.kind
+    kernel = _group_kernel(kind, 8 if in_bits else weight.bits, result, source is not None)
+    return _run(kernel, result, x, weight, data, (scale, start, group, *map(float, numbers)))
+
+
+def _dense(result, x, weight, init, scale, source, zero_point, low):
+    """Choose the kernel for these inputs and give it what it needs."""
+    _check_input(x, weight, init, source)
+    if init.size != weight.columns or init.dtype is not _INT32:
         init = _padded(x, weight, init, _INT32, source)
-    size = rows * n
-    out = (np.empty if size < _ALIGN_FROM else aligned)((rows, n), _RESULTS[result])
+    kernel, data = _kernel_for(weight, result, source is not None, len(x))
     in_scale, in_zero = source or _NO_SOURCE
-    kernel, data = _kernel_for(weight, result, source is not None, rows)
-    arguments = (x, data, init, scale, float(in_scale), float(in_zero), float(zero_point), float(low), out)
-    panels = data.shape[0]
+    numbers = float(in_scale), float(in_zero), float(zero_point), float(low)
+    return _run(kernel, result, x, weight, data, (init, scale, *numbers))
+
+
+def _check_input(x, weight, column_values, source):
+    """Inside, arrays are addresses: a wrong shape or type would be read beyond its end."""
+    wanted = _FLOAT32 if source else _UINT8
+    if x.ndim != 2 or x.shape[1] != weight.matrix_shape[0] or (x.dtype is not wanted and x.dtype != wanted):
+        raise _misfit(x, weight, column_values, source)
+
+
+def _run(kernel, result, x, weight, data, arguments):
+    """Share the rows, or the panels, if there is much to multiply."""
+    kind, (k, n), rows = weight.kind, weight.matrix_shape, len(x)
+    x, size = x if x.flags.carray else kernel_input(x), rows * n
+    out = (np.empty if size < _ALIGN_FROM else aligned)((rows, n), _RESULTS[result])
+    arguments, panels, found_nan = (x, data, *arguments, out), len(data), []
     if size * (k + _COST_OF_A_SUM) < _WORTH_SPLITTING[kind] and data.size < _WORTH_SHARING:
         found_nan = kernel(*arguments, 0, rows, 0, panels)
     elif rows >= _MANY_ROWS:
-        found_nan = []
         split(_some_rows, (kernel, found_nan, arguments, panels), rows)
     else:
-        found_nan = []
         split(_some_panels, (kernel, found_nan, arguments, rows), panels)
     if found_nan:
         raise nan_error(x)
@@ -124,9 +158,9 @@ def _run(result, x, weight, init, scale, source, zero_point, low):
 
 def _padded(x, weight, values, dtype, source):
     """Numbers for the columns, in whole panels; or an error, if they are not of this type or not as many as the columns."""
-    if values.dtype != dtype or values.size not in (weight.groups * weight.matrix_shape[1], weight.slots):
+    if values.dtype != dtype or values.size not in (weight.matrix_shape[1], weight.columns):
         raise _misfit(x, weight, values, source)
-    return values if values.size == weight.slots else weight.pad(values)
+    return values if values.size == weight.columns else weight.pad(values)
 
 
 def _misfit(x, weight, column_values, source):
@@ -213,9 +247,9 @@ def _block_kernel(kind, result, floats):
                     for r in range(count):
                         row_at, here = sums_at + r * columns * 4, out_at + r * n_out * out_bytes
                         if whole:
-                            store_row(result, columns, row_at, scale_at, zero_point, low, here)
+                            store_row(result, 0, columns, row_at, scale_at, zero_point, low, here)
                         else:
-                            store_row(result, columns, row_at, scale_at, zero_point, low, tail.ctypes.data)
+                            store_row(result, 0, columns, row_at, scale_at, zero_point, low, tail.ctypes.data)
                             for c in range(n_out - n):
                                 out[i + r, n + c] = tail[c]
         if amx:
@@ -227,15 +261,12 @@ def _block_kernel(kind, result, floats):
 
 def _kernel_for(weight, result, floats, rows):
     """(kernel, its weights) for a weight, a result, the kind of inputs and their number."""
-    if type(weight) is PackedMatrix:
-        return _block_kernel(weight.kind, result, floats), weight.data
-    kind, bits, grouped = weight.kind, weight.bits, weight.inputs is not None
-    if not grouped:
-        if bits not in FIELDS:
-            return _block_kernel(kind, result, floats), weight.data
-        if kind == "amx" and rows > _FEW_FOR_TILES:
-            return _block_kernel(kind, result, floats), _in_bytes(weight)
-    return _bits_kernel("avx512_vnni" if kind == "amx" else kind, bits, grouped, result, floats), weight.data
+    kind = weight.kind
+    if type(weight) is PackedMatrix or weight.bits not in FIELDS:
+        return _block_kernel(kind, result, floats), weight.data
+    if kind == "amx" and rows > _FEW_FOR_TILES:
+        return _block_kernel(kind, result, floats), _in_bytes(weight)
+    return _bits_kernel("avx512_vnni" if kind == "amx" else kind, weight.bits, result, floats), weight.data
 
 
 def _in_bytes(weight):
@@ -247,29 +278,20 @@ def _in_bytes(weight):
 
 
 @functools.cache
-def _bits_kernel(kind, bits, grouped, result, floats):
-    """As `_block_kernel`, for a `PackedBits`. Where no instruction multiplies bytes, a panel is unpacked before it is used.
-
-    The sums of groups become floats one after the other; ``totals`` holds what there is so far.
-    """
-    block, few = _TILES[kind]
-    columns, group, _ = LAYOUTS[kind]
-    dot, size, out_bytes = DOT_KINDS.index(kind), columns * group, 1 if result == BYTES else 4
-    in_bits, unit = bits in FIELDS, len(FIELDS.get(bits, [1]))
-    in_registers = in_bits and kind.endswith("vnni")
+def _bits_kernel(kind, bits, result, floats):
+    """As `_block_kernel`, for a `PackedBits`."""
+    (block, few), (columns, group, _) = _TILES[kind], LAYOUTS[kind]
+    dot, unit, across, out_bytes = DOT_KINDS.index(kind), len(FIELDS[bits]), columns * 4, _RESULTS[result].itemsize
 
     @exact_kernel
     def rows_kernel(x, weight, init, scale, in_scale, in_zero, zero_point, low, out, lo, hi, first, last):
         in_scale, in_zero = np.float32(in_scale), np.float32(in_zero)
         zero_point, low, found_nan = np.float32(zero_point), np.float32(low), False
-        n_out, across_groups = out.shape[1], weight.shape[0] * columns
-        groups = init.size // across_groups if grouped else 1
-        units = weight.shape[1] // groups
-        steps = units * unit
-        lines = np.empty((block, groups * steps * group), LINE_TYPES[dot])
-        plain = np.empty((1 if in_registers else steps, size), np.int8)
-        sums, totals = np.empty((block, columns), np.int32), np.empty((block if grouped else 1, columns), np.float32)
-        tail, line_step, sums_at, across = np.empty(columns, out.dtype), lines.strides[0], sums.ctypes.data, columns * 4
+        n_out, units = out.shape[1], weight.shape[1]
+        lines = np.empty((block, units * unit * group), LINE_TYPES[dot])
+        plain = np.empty((units * unit, columns * group), np.int8)
+        sums, tail = np.empty((block, columns), np.int32), np.empty(columns, out.dtype)
+        line_at, line_step, plain_at, sums_at = lines.ctypes.data, lines.strides[0], plain.ctypes.data, sums.ctypes.data
         for i in range(lo, hi, block):
             count = min(block, hi - i)
             if floats:
@@ -278,54 +300,78 @@ def _bits_kernel(kind, bits, grouped, result, floats):
                 _copy_rows(x, i, 0, count, lines)
             for p in range(first, last):
                 n = p * columns
-                totals[:] = 0
-                for g in range(groups):
-                    line_at = lines.ctypes.data + g * steps * group * lines.itemsize
-                    w_at = weight.ctypes.data + p * weight.strides[0] + g * units * weight.strides[1]
-                    here = (g * across_groups + n) * 4
-                    init_at, scale_at = init.ctypes.data + here, scale.ctypes.data + here
-                    if in_registers and count == 1:
-                        bits_tile(dot, bits, 1, line_at, line_step, w_at, units, init_at, sums_at, across)
-                    elif in_registers and count <= few:
-                        bits_tile(dot, bits, few, line_at, line_step, w_at, units, init_at, sums_at, across)
-                    elif in_registers:
-                        bits_tile(dot, bits, block, line_at, line_step, w_at, units, init_at, sums_at, across)
-                    else:
-                        if in_bits:
-                            for u in range(units):
-                                unpack_unit(
-                                    bits, size, w_at + u * weight.strides[1], plain.ctypes.data + u * unit * size
-                                )
-                            w_at = plain.ctypes.data
-                        if count == 1:
-                            dot_tile(dot, 1, line_at, line_step, w_at, steps, init_at, sums_at, across)
-                        else:
-                            dot_tile(dot, block, line_at, line_step, w_at, steps, init_at, sums_at, across)
-                    if grouped:
-                        for r in range(count):
-                            row = r * across
-                            add_scaled(columns, sums_at + row, scale_at, totals.ctypes.data + row)
+                w_at, init_at = weight.ctypes.data + p * weight.strides[0], init.ctypes.data + n * 4
+                if count == 1:
+                    bits_tile(dot, bits, 1, line_at, line_step, w_at, units, init_at, plain_at, sums_at, across)
+                elif count <= few:
+                    bits_tile(dot, bits, few, line_at, line_step, w_at, units, init_at, plain_at, sums_at, across)
+                else:
+                    bits_tile(dot, bits, block, line_at, line_step, w_at, units, init_at, plain_at, sums_at, across)
+                whole, scale_at = n + columns <= n_out, scale.ctypes.data + n * 4
                 for r in range(count):
-                    here, whole = out.ctypes.data + ((i + r) * n_out + n) * out_bytes, n + columns <= n_out
-                    if grouped:
-                        _store_totals(totals[r], result == BYTES, zero_point, low, out[i + r, n : n + columns])
-                    else:
-                        to, scale_at = here if whole else tail.ctypes.data, scale.ctypes.data + n * 4
-                        store_row(result, columns, sums_at + r * across, scale_at, zero_point, low, to)
-                        for c in range(0 if whole else n_out - n):
-                            out[i + r, n + c] = tail[c]
+                    here = out.ctypes.data + ((i + r) * n_out + n) * out_bytes
+                    to = here if whole else tail.ctypes.data
+                    store_row(result, 0, columns, sums_at + r * across, scale_at, zero_point, low, to)
+                    for c in range(0 if whole else n_out - n):
+                        out[i + r, n + c] = tail[c]
         return found_nan
 
     return rows_kernel
 
 
-@exact_kernel
-def _store_totals(totals, to_bytes, zero_point, low, out):
-    for c in range(len(out)):
-        value = totals[c]
-        if to_bytes:
-            value = min(max(np.rint(value) + zero_point, low), np.float32(255))
-        out[c] = value
+@functools.cache
+def _group_kernel(kind, bits, result, floats):
+    """The kernel of `grouped_dense`: ``totals`` of a block of rows and a panel begin with ``start``."""
+    (block, few), (columns, group, _) = _TILES[kind], LAYOUTS[kind]
+    dot, unit, across = DOT_KINDS.index(kind), len(FIELDS.get(bits, [1])), columns * 4
+    out_bytes = _RESULTS[result].itemsize
+
+    @exact_kernel
+    def rows_kernel(
+        x, weight, scale, start, inputs, in_scale, in_zero, factor, zero_point, low, out, lo, hi, first, last
+    ):
+        in_scale, in_zero, factor = np.float32(in_scale), np.float32(in_zero), np.float32(factor)
+        zero_point, low, found_nan = np.float32(zero_point), np.float32(low), False
+        n_out, units, most = out.shape[1], weight.shape[1], inputs // (unit * group)
+        lines = np.empty((block, units * unit * group), LINE_TYPES[dot])
+        plain = np.empty((most * unit, columns * group), np.int8)
+        totals, factors = np.empty((block, columns), np.float32), np.full(columns, factor, np.float32)
+        tail = np.empty(columns, out.dtype)
+        line_step, plain_at, totals_at = lines.strides[0], plain.ctypes.data, totals.ctypes.data
+        for i in range(lo, hi, block):
+            count = min(block, hi - i)
+            if floats:
+                found_nan |= _round_rows(x, i, count, in_scale, in_zero, lines)
+            else:
+                _copy_rows(x, i, 0, count, lines)
+            for p in range(first, last):
+                n = p * columns
+                totals[:] = start[n : n + columns]
+                for g in range(scale.shape[0]):
+                    here = min(most, units - g * most)
+                    line_at = lines.ctypes.data + g * inputs * lines.itemsize
+                    w_at = weight.ctypes.data + p * weight.strides[0] + g * most * weight.strides[1]
+                    scale_at = scale.ctypes.data + g * scale.strides[0] + n * 4
+                    if count == 1:
+                        scaled_tile(dot, bits, 1, line_at, line_step, w_at, here, scale_at, plain_at, totals_at, across)
+                    elif count <= few:
+                        scaled_tile(
+                            dot, bits, few, line_at, line_step, w_at, here, scale_at, plain_at, totals_at, across
+                        )
+                    else:
+                        scaled_tile(
+                            dot, bits, block, line_at, line_step, w_at, here, scale_at, plain_at, totals_at, across
+                        )
+                whole = n + columns <= n_out
+                for r in range(count):
+                    at = out.ctypes.data + ((i + r) * n_out + n) * out_bytes
+                    to = at if whole else tail.ctypes.data
+                    store_row(result, 1, columns, totals_at + r * across, factors.ctypes.data, zero_point, low, to)
+                    for c in range(0 if whole else n_out - n):
+                        out[i + r, n + c] = tail[c]
+        return found_nan
+
+    return rows_kernel
 
 
 @functools.cache

@@ -5,7 +5,7 @@ what ``builder`` is told there, in LLVM's language, becomes part of the kernel a
 ``kind``, ``rows`` and the like are constants of the kernel, known by then (`literal_value`); addresses are plain integers.
 
 - `dot_tile`: a tile of rows x columns sums stays in vector registers while k runs (all kinds of ``cpu.py`` but AMX);
-- `bits_tile`: the same for weights of 2 to 4 bits, which are unpacked in registers;
+- `bits_tile`: the same for weights of 2 to 4 bits, which are unpacked in registers; `scaled_tile`: with scales of groups;
 - `amx_tile`: the same for 32 x 32 sums in the tile registers of AMX;
 - `store_row`: a row of finished sums becomes floats or uint8 on its way to the output;
 - `round_16`, `widen_16`: 16 floats become integers, or widen 16 ranges.
@@ -91,83 +91,126 @@ def dot_tile(typingctx, kind, rows, line, line_step, weight, steps, init, out, s
     kind_, rows_ = kind.literal_value, rows.literal_value
 
     def generate(context, builder, signature, arguments):
-        _, _, line, line_step, weight, steps, init, out, stride = arguments
-        lanes, unroll = _LANES[kind_], max(1, _UNROLL // rows_)
-        vector = ir.VectorType(_I32, lanes)
-        vector_bytes = lanes * 4 // LINE_TYPES[kind_]().itemsize
-        sums = [[[cgutils.alloca_once(builder, vector) for _ in range(2)] for _ in range(rows_)] for _ in range(unroll)]
-        for u in range(unroll):
-            for r in range(rows_):
-                for v in range(2):
-                    start = _load(builder, _plus(builder, init, 4 * lanes * v), vector)
-                    builder.store(start if u == 0 else ir.Constant(vector, None), sums[u][r][v])
-        first, stride_of_steps = ir.Constant(_I64, 0), ir.Constant(_I64, unroll)
-        with cgutils.for_range_slice(builder, first, steps, stride_of_steps, _I64) as (step, _):
-            x_at = _plus(builder, line, builder.mul(step, ir.Constant(_I64, 4)))
-            w_at = _plus(builder, weight, builder.mul(step, ir.Constant(_I64, 2 * vector_bytes)))
-            for u in range(unroll):
-                for r in range(rows_):
-                    at = _plus(builder, x_at, builder.mul(line_step, ir.Constant(_I64, r)))
-                    inputs = _splat(builder, _load(builder, _plus(builder, at, 4 * u), _I32), lanes)
-                    for v in range(2):
-                        here = _plus(builder, w_at, (2 * u + v) * vector_bytes)
-                        held = sums[u][r][v]
-                        builder.store(_dot(builder, kind_, builder.load(held), inputs, here), held)
-        for r in range(rows_):
-            for v in range(2):
-                total = builder.load(sums[0][r][v])
-                for u in range(1, unroll):
-                    total = builder.add(total, builder.load(sums[u][r][v]))
-                at = _plus(builder, out, builder.mul(stride, ir.Constant(_I64, r)))
-                _store(builder, total, _plus(builder, at, 4 * lanes * v))
+        _tile_of_bytes(builder, kind_, rows_, *arguments[2:])
         return context.get_dummy_value()
 
     return types.void(kind, rows, *[types.intp] * 7), generate
 
 
-@intrinsic(prefer_literal=True)
-def bits_tile(typingctx, kind, bits, rows, line, line_step, weight, units, init, out, stride):
-    """As `dot_tile`, for weights of 2 to 4 bits as ``bit_packing.py`` keeps them, on instructions that multiply bytes.
+def _tile_of_bytes(builder, kind, rows, line, line_step, weight, steps, init, out, stride, scale=None):
+    lanes, unroll = _LANES[kind], max(1, _UNROLL // rows)
+    vector = ir.VectorType(_I32, lanes)
+    vector_bytes = lanes * 4 // LINE_TYPES[kind]().itemsize
+    sums = [[[cgutils.alloca_once(builder, vector) for _ in range(2)] for _ in range(rows)] for _ in range(unroll)]
+    for held in (held for chain in sums for row in chain for held in row):
+        builder.store(ir.Constant(vector, None), held)
+    first, stride_of_steps = ir.Constant(_I64, 0), ir.Constant(_I64, unroll)
+    with cgutils.for_range_slice(builder, first, steps, stride_of_steps, _I64) as (step, _):
+        x_at = _plus(builder, line, builder.mul(step, ir.Constant(_I64, 4)))
+        w_at = _plus(builder, weight, builder.mul(step, ir.Constant(_I64, 2 * vector_bytes)))
+        for u in range(unroll):
+            for r in range(rows):
+                at = _plus(builder, x_at, builder.mul(line_step, ir.Constant(_I64, r)))
+                inputs = _splat(builder, _load(builder, _plus(builder, at, 4 * u), _I32), lanes)
+                for v in range(2):
+                    here = _plus(builder, w_at, (2 * u + v) * vector_bytes)
+                    held = sums[u][r][v]
+                    builder.store(_dot(builder, kind, builder.load(held), inputs, here), held)
+    for r in range(rows):
+        for v in range(2):
+            total = builder.load(sums[0][r][v])
+            for u in range(1, unroll):
+                total = builder.add(total, builder.load(sums[u][r][v]))
+            at = _plus(builder, out, builder.mul(stride, ir.Constant(_I64, r)))
+            _finish(builder, total, init, scale, at, 4 * lanes * v)
 
-    A shift and a mask bring a step's numbers into the *upper* bits of their bytes. There they have their sign, and are
-    2**(8 - bits) times what they are; so are the sums, which one shift at the end makes right again, exactly. Sums are not
-    larger on the way than with 8 bits: 7 * 16, 3 * 32 and 64 are below 127.
+
+def _finish(builder, total, init, scale, at, offset):
+    """Store sums from ``init`` on; or, with scales, add them as floats to what stands there, each operation rounded."""
+    at = _plus(builder, at, offset)
+    if scale is None:
+        _store(builder, builder.add(total, _load(builder, _plus(builder, init, offset), total.type)), at)
+        return
+    floats = ir.VectorType(_F32, total.type.count)
+    value = builder.fmul(builder.sitofp(total, floats), _load(builder, _plus(builder, scale, offset), floats))
+    _store(builder, builder.fadd(_load(builder, at, floats), value), at)
+
+
+@intrinsic(prefer_literal=True)
+def bits_tile(typingctx, kind, bits, rows, line, line_step, weight, units, init, plain, out, stride):
+    """As `dot_tile`, for numbers of 2 to 8 bits as ``bit_packing.py`` keeps them.
+
+    Instructions that multiply bytes get those of 2 to 4 bits out of registers. A shift and a mask bring a step's numbers into
+    the *upper* bits of their bytes. There they have their sign, and are 2**(8 - bits) times what they are; so are the sums,
+    which one shift at the end makes right again, exactly. Sums are not larger on the way than with 8 bits: 7 * 16, 3 * 32 and
+    64 are below 127. Without such instructions all units are unpacked to ``plain`` first.
     """
-    kind_, bits_, rows_ = kind.literal_value, bits.literal_value, rows.literal_value
+    constants = [argument.literal_value for argument in (kind, bits, rows)]
 
     def generate(context, builder, signature, arguments):
-        *_, line, line_step, weight, units, init, out, stride = arguments
-        lanes, chains = _LANES[kind_], max(1, _UNROLL // rows_)
-        vector, size = ir.VectorType(_I32, lanes), lanes * 4
-        fields, registers = FIELDS[bits_], 2 * len(FIELDS[bits_]) * bits_ // 8  # of a unit
-        sums = [[[cgutils.alloca_once(builder, vector) for _ in range(2)] for _ in range(rows_)] for _ in range(chains)]
-        for held in (held for chain in sums for row in chain for held in row):
-            builder.store(ir.Constant(vector, None), held)
-        with cgutils.for_range(builder, units) as loop:
-            x_at = _plus(builder, line, builder.mul(loop.index, ir.Constant(_I64, 4 * len(fields))))
-            w_at = _plus(builder, weight, builder.mul(loop.index, ir.Constant(_I64, registers * size)))
-            packed = [_load(builder, _plus(builder, w_at, i * size), vector) for i in range(registers)]
-            for step, pieces in enumerate(fields):
-                weights = [_upper_bits(builder, bits_, packed[v::2], pieces) for v in range(2)]
-                for r in range(rows_):
-                    at = _plus(builder, x_at, builder.mul(line_step, ir.Constant(_I64, r)))
-                    inputs = _splat(builder, _load(builder, _plus(builder, at, 4 * step), _I32), lanes)
-                    for v in range(2):
-                        held = sums[step % chains][r][v]
-                        operands = [builder.load(held), inputs, weights[v]]
-                        builder.store(_call(builder, f"llvm.x86.avx512.vpdpbusd.{32 * lanes}", vector, operands), held)
-        down = ir.Constant(vector, [8 - bits_] * lanes)
-        for r in range(rows_):
-            for v in range(2):
-                total = builder.load(sums[0][r][v])
-                for chain in sums[1:]:
-                    total = builder.add(total, builder.load(chain[r][v]))
-                start = _load(builder, _plus(builder, init, size * v), vector)
-                at = _plus(builder, out, builder.mul(stride, ir.Constant(_I64, r)))
-                _store(builder, builder.add(builder.ashr(total, down), start), _plus(builder, at, size * v))
+        *_, line, line_step, weight, units, init, plain, out, stride = arguments
+        _any_tile(builder, *constants, line, line_step, weight, units, init, plain, out, stride)
         return context.get_dummy_value()
 
-    return types.void(kind, bits, rows, *[types.intp] * 7), generate
+    return types.void(kind, bits, rows, *[types.intp] * 8), generate
+
+
+@intrinsic(prefer_literal=True)
+def scaled_tile(typingctx, kind, bits, rows, line, line_step, weight, units, scale, plain, totals, stride):
+    """As `bits_tile`, but the sums become floats, are multiplied by ``scale`` and added to what stands at ``totals``."""
+    constants = [argument.literal_value for argument in (kind, bits, rows)]
+
+    def generate(context, builder, signature, arguments):
+        *_, line, line_step, weight, units, scale, plain, totals, stride = arguments
+        _any_tile(builder, *constants, line, line_step, weight, units, None, plain, totals, stride, scale)
+        return context.get_dummy_value()
+
+    return types.void(kind, bits, rows, *[types.intp] * 8), generate
+
+
+def _any_tile(builder, kind, bits, rows, line, line_step, weight, units, init, plain, out, stride, scale=None):
+    """The code of both: numbers are taken out of registers, or unpacked, or lie in bytes as they are."""
+    if bits in FIELDS and DOT_KINDS[kind].endswith("vnni"):
+        _tile_of_bits(builder, kind, bits, rows, line, line_step, weight, units, init, out, stride, scale)
+        return
+    if bits in FIELDS:
+        size, steps = 2 * _LANES[kind] * 4 // LINE_TYPES[kind]().itemsize, len(FIELDS[bits])
+        with cgutils.for_range(builder, units) as loop:
+            from_at = _plus(builder, weight, builder.mul(loop.index, ir.Constant(_I64, size * steps * bits // 8)))
+            to = _plus(builder, plain, builder.mul(loop.index, ir.Constant(_I64, size * steps)))
+            _unpack(builder, bits, size, from_at, to)
+        weight, units = plain, builder.mul(units, ir.Constant(_I64, steps))
+    _tile_of_bytes(builder, kind, rows, line, line_step, weight, units, init, out, stride, scale)
+
+
+def _tile_of_bits(builder, kind, bits, rows, line, line_step, weight, units, init, out, stride, scale):
+    lanes, chains = _LANES[kind], max(1, _UNROLL // rows)
+    vector, size = ir.VectorType(_I32, lanes), lanes * 4
+    fields, registers = FIELDS[bits], 2 * len(FIELDS[bits]) * bits // 8  # of a unit
+    sums = [[[cgutils.alloca_once(builder, vector) for _ in range(2)] for _ in range(rows)] for _ in range(chains)]
+    for held in (held for chain in sums for row in chain for held in row):
+        builder.store(ir.Constant(vector, None), held)
+    with cgutils.for_range(builder, units) as loop:
+        x_at = _plus(builder, line, builder.mul(loop.index, ir.Constant(_I64, 4 * len(fields))))
+        w_at = _plus(builder, weight, builder.mul(loop.index, ir.Constant(_I64, registers * size)))
+        packed = [_load(builder, _plus(builder, w_at, i * size), vector) for i in range(registers)]
+        for step, pieces in enumerate(fields):
+            weights = [_upper_bits(builder, bits, packed[v::2], pieces) for v in range(2)]
+            for r in range(rows):
+                at = _plus(builder, x_at, builder.mul(line_step, ir.Constant(_I64, r)))
+                inputs = _splat(builder, _load(builder, _plus(builder, at, 4 * step), _I32), lanes)
+                for v in range(2):
+                    held = sums[step % chains][r][v]
+                    operands = [builder.load(held), inputs, weights[v]]
+                    builder.store(_call(builder, f"llvm.x86.avx512.vpdpbusd.{32 * lanes}", vector, operands), held)
+    down = ir.Constant(vector, [8 - bits] * lanes)
+    for r in range(rows):
+        for v in range(2):
+            total = builder.load(sums[0][r][v])
+            for chain in sums[1:]:
+                total = builder.add(total, builder.load(chain[r][v]))
+            at = _plus(builder, out, builder.mul(stride, ir.Constant(_I64, r)))
+            _finish(builder, builder.ashr(total, down), init, scale, at, size * v)
 
 
 @intrinsic(prefer_literal=True)
@@ -176,17 +219,19 @@ def unpack_unit(typingctx, bits, size, packed, out):
     bits_, size_ = bits.literal_value, size.literal_value
 
     def generate(context, builder, signature, arguments):
-        _, _, packed, out = arguments
-        words, bytes_ = ir.VectorType(_I32, size_ // 4), ir.VectorType(_I8, size_)
-        fields = FIELDS[bits_]
-        loaded = [_load(builder, _plus(builder, packed, i * size_), words) for i in range(len(fields) * bits_ // 8)]
-        down = ir.Constant(bytes_, [8 - bits_] * size_)
-        for step, pieces in enumerate(fields):
-            value = builder.bitcast(_upper_bits(builder, bits_, loaded, pieces), bytes_)
-            _store(builder, builder.ashr(value, down), _plus(builder, out, step * size_))
+        _unpack(builder, bits_, size_, *arguments[2:])
         return context.get_dummy_value()
 
     return types.void(bits, size, types.intp, types.intp), generate
+
+
+def _unpack(builder, bits, size, packed, out):
+    words, bytes_ = ir.VectorType(_I32, size // 4), ir.VectorType(_I8, size)
+    fields, down = FIELDS[bits], ir.Constant(bytes_, [8 - bits] * size)
+    loaded = [_load(builder, _plus(builder, packed, i * size), words) for i in range(len(fields) * bits // 8)]
+    for step, pieces in enumerate(fields):
+        value = builder.bitcast(_upper_bits(builder, bits, loaded, pieces), bytes_)
+        _store(builder, builder.ashr(value, down), _plus(builder, out, step * size))
 
 
 def _upper_bits(builder, bits, packed, pieces):
@@ -207,32 +252,18 @@ def _upper_bits(builder, bits, packed, pieces):
 
 
 @intrinsic(prefer_literal=True)
-def add_scaled(typingctx, columns, sums, scale, totals):
-    """totals + float32(sums) * scale, for one row of a tile: two roundings, as in `reference.int8_dense`."""
-    columns_ = columns.literal_value
+def store_row(typingctx, result, scaled, columns, sums, scale, zero_point, low, out):
+    """One row of a tile, from int32 sums (or, ``scaled``, float32 totals) to what the kernel gives; the arithmetic of
+    `reference.requantize`."""
+    result_, scaled_, columns_ = result.literal_value, scaled.literal_value, columns.literal_value
 
     def generate(context, builder, signature, arguments):
-        _, sums, scale, totals = arguments
-        floats = ir.VectorType(_F32, columns_)
-        value = builder.sitofp(_load(builder, sums, ir.VectorType(_I32, columns_)), floats)
-        value = builder.fmul(value, _load(builder, scale, floats))
-        _store(builder, builder.fadd(_load(builder, totals, floats), value), totals)
-        return context.get_dummy_value()
-
-    return types.void(columns, types.intp, types.intp, types.intp), generate
-
-
-@intrinsic(prefer_literal=True)
-def store_row(typingctx, result, columns, sums, scale, zero_point, low, out):
-    """One row of a tile, from int32 sums to what the kernel gives; the arithmetic of `reference.requantize`."""
-    result_, columns_ = result.literal_value, columns.literal_value
-
-    def generate(context, builder, signature, arguments):
-        _, _, sums, scale, zero_point, low, out = arguments
+        _, _, _, sums, scale, zero_point, low, out = arguments
         floats, ints = ir.VectorType(_F32, columns_), ir.VectorType(_I32, columns_)
-        value = _load(builder, sums, ints)
+        value = _load(builder, sums, floats if scaled_ else ints)
         if result_ != SUMS:
-            value = builder.fmul(builder.sitofp(value, floats), _load(builder, scale, floats))
+            value = value if scaled_ else builder.sitofp(value, floats)
+            value = builder.fmul(value, _load(builder, scale, floats))
         if result_ == BYTES:
             rounded = _call(builder, f"llvm.rint.v{columns_}f32", floats, [value])
             value = builder.fadd(rounded, _splat(builder, zero_point, columns_))
@@ -242,7 +273,8 @@ def store_row(typingctx, result, columns, sums, scale, zero_point, low, out):
         _store(builder, value, out)
         return context.get_dummy_value()
 
-    signature = types.void(result, columns, types.intp, types.intp, types.float32, types.float32, types.intp)
+    f = types.float32
+    signature = types.void(result, scaled, columns, types.intp, types.intp, f, f, types.intp)
     return signature, generate
 
 

@@ -64,14 +64,12 @@ class PackedMatrix:
         The packed bytes: (panels, K / group, columns, group); (K, N) for "plain".
     columns : int
         N, filled up to whole panels.
-    slots : int
-        Length of what `pad` gives.
     sums : ndarray of int32, shape (N,)
         Of the columns: what a zero point of 1 would add to a product.
     """
 
     dtype = np.dtype(np.int8)
-    groups = 1  # of inputs with scales of their own
+    unit = 1  # steps that share bytes
 
     def __init__(self, matrix: np.ndarray, kind: str | None = None):
         if kind not in (None, *kinds()):  # asking for the kinds also asks the operating system for AMX
@@ -79,7 +77,7 @@ class PackedMatrix:
                 f"PackedMatrix got kind={kind!r}.\nThis processor, as Numba compiles for it, runs: {', '.join(kinds())}.\n"
                 "Leave it out for the best."
             )
-        self.kind, self.matrix_shape = kind or _fitting(*matrix.shape), matrix.shape
+        self.kind, self.matrix_shape = kind or _fitting(*matrix.shape, self.unit), matrix.shape
         self.hold(matrix)
 
     @property
@@ -107,14 +105,14 @@ class PackedMatrix:
     def hold(self, matrix: np.ndarray):
         """Replace the integers, (K, N)."""
         columns, group, _ = self.layout
-        filled = np.zeros(_filled_up(*self.shape, self.layout), np.int8)
+        filled = np.zeros(filled_up(*self.shape, self.layout), np.int8)
         filled[: self.shape[0], : self.shape[1]] = matrix
         panels, groups = filled.shape[1] // columns, filled.shape[0] // group
         if self.kind != "plain":
             filled = filled.reshape(groups, group, panels, columns).transpose(2, 0, 3, 1)
         self.data = aligned(filled.shape, np.int8)
         self.data[...] = filled
-        self.columns = self.slots = panels * columns
+        self.columns = panels * columns
         self.sums = np.asarray(matrix).sum(axis=0, dtype=np.int32)
 
     def integers(self) -> np.ndarray:
@@ -143,9 +141,9 @@ class PackedMatrix:
         return PackedMatrix, (np.asarray(self),)  # unpickled on another machine, it takes that machine's layout
 
     def pad(self, array: np.ndarray) -> np.ndarray:
-        """An array of shape (N,), with zeros for the columns that fill up the last panel: shape (columns,)."""
-        out = aligned((self.columns,), array.dtype)
-        out[: array.size], out[array.size :] = array, 0
+        """An array of shape (..., N), with zeros for the columns that fill up the last panel: shape (..., columns)."""
+        out = aligned((*array.shape[:-1], self.columns), array.dtype)
+        out[..., : array.shape[-1]], out[..., array.shape[-1] :] = array, 0
         return out
 
     def __repr__(self) -> str:
@@ -161,13 +159,14 @@ def aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
     return buffer[start : start + size].view(dtype).reshape(shape)
 
 
-def _filled_up(k: int, n: int, layout: Layout) -> tuple[int, int]:
-    """The shape with the zeros that a layout adds."""
-    return -(-k // layout.depth) * layout.depth, -(-n // layout.columns) * layout.columns
+def filled_up(k: int, n: int, layout: Layout, unit: int = 1) -> tuple[int, int]:
+    """The shape with the zeros that a layout adds, of whose steps so many share bytes."""
+    depth = max(layout.depth, unit * layout.group)  # both are powers of two
+    return -(-k // depth) * depth, -(-n // layout.columns) * layout.columns
 
 
-def _fitting(k: int, n: int) -> str:
+def _fitting(k: int, n: int, unit: int) -> str:
     """The best kind that adds no more than half in zeros, or else the best that comes near the smallest."""
-    sizes = {kind: math.prod(_filled_up(k, n, LAYOUTS[kind])) for kind in kinds()}
+    sizes = {kind: math.prod(filled_up(k, n, LAYOUTS[kind], unit)) for kind in kinds()}
     enough = max(1.5 * k * n, 1.1 * min(sizes.values()))
     return next(kind for kind, size in sizes.items() if size <= enough)

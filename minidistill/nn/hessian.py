@@ -39,9 +39,16 @@ class Hessian:
         Raises
         ------
         ValueError
-            If it holds NaN or infinity; what was seen before stays.
+            If it holds NaN or infinity, or K is not what it was before. What was seen before stays.
         """
-        rows = np.asarray(x, np.float64).reshape(-1, np.shape(x)[-1])
+        shape = np.shape(x)
+        if not shape or (np.ndim(self.value) and shape[-1] != len(self.value)):
+            inputs = len(self.value) if np.ndim(self.value) else "K"
+            raise ValueError(
+                f"the Hessian of {self.name} got x of shape {shape}.\nIts last axis holds the inputs of the layer, "
+                f"the same in all batches: (..., {inputs}).\nTake one Hessian, or rounding, for each layer."
+            )
+        rows = np.asarray(x, np.float64).reshape(-1, shape[-1])
         with np.errstate(over="ignore", invalid="ignore"):  # told below
             added = rows.T @ rows
         if not math.isfinite(added.trace()):

@@ -191,9 +191,14 @@ def _is_known(module):
 
 
 def _ties(model):
-    """{path of a shared parameter or buffer: its first path}."""
-    first, ties = {}, {}
+    """{path of a shared parameter or buffer: its first path}, both attributes of modules.
+
+    What else is shared, in lists and dicts, only classes of the user's hold; they share it from the start.
+    """
+    modules, first, ties = {"", *(path for path, _ in model._walk(Module))}, {}, {}
     for path, part in model._walk((Parameter, np.ndarray)):
+        if path.rpartition(".")[0] not in modules:
+            continue
         if id(part) in first:
             ties[path] = first[id(part)]
         first.setdefault(id(part), path)

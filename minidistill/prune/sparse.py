@@ -14,7 +14,7 @@ import numpy as np
 from ..kernels import sparse_dense
 from ..kernels.cpu import has
 from ..kernels.sparse_formats import FORMATS, WORD, SparseMatrix, fill_groups, in_lanes, index_of, place_bits
-from ..nn import Mask, replace
+from ..nn import Mask, Parameter, replace
 from ..nn.forward_only import ForwardOnly, replaceable
 from ..nn.serialize import register
 from .masks import kept_of
@@ -246,10 +246,7 @@ def to_sparse(model, format="csr", values="float32", n=2, m=4, single=False):
     }
     tables = tables_with_rows_gone(twin)
     if not masked and not tables:
-        raise ValueError(
-            "to_sparse found no masked Dense layer.\nIt stores what masks have left over.\n"
-            "Prune first: prune.magnitude(model, sparsity=0.9)."
-        )
+        raise _nothing_to_store(twin)
     for path, layer in masked.items():
         how = _smallest(layer) if format == "smallest" else format
         pattern = (n, m) if how == "n_m" else (0, 0)
@@ -257,6 +254,22 @@ def to_sparse(model, format="csr", values="float32", n=2, m=4, single=False):
     for path, table in tables.items():
         twin = replace(twin, path, SparseEmbedding.from_embedding(table))
     return twin
+
+
+def _nothing_to_store(model):
+    """The error for a model without a layer that can be stored sparse."""
+    others = [m for m in model.modules() for p in vars(m).values() if isinstance(p, Parameter)
+              if any(isinstance(c, Mask) for c in p.constraints)]  # fmt: skip
+    if not others:
+        return ValueError(
+            "to_sparse found no masked Dense layer.\nIt stores what masks have left over.\n"
+            "Prune first: prune.magnitude(model, sparsity=0.9)."
+        )
+    return ValueError(
+        f"to_sparse found masks, but on no plain Dense layer: the first is on {others[0]!r}.\nIt stores Dense layers, and "
+        "Embedding tables with whole rows masked.\nA model of prepare_qat becomes integers, its zeros kept: "
+        "quantize.convert(model). To store it sparse, prune a model of nn.Dense layers."
+    )
 
 
 def _smallest(dense):

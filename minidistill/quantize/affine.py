@@ -122,11 +122,10 @@ def weight_scales(weight, bias=None, input_scale=1.0, per_channel=True, bits=8, 
     return np.where(scales > 0, np.maximum(scales, smallest), np.float32(1))
 
 
-def group_scales(weight, group, bias=None, input_scale=1.0, bits=8, clip="max"):
-    """`weight_scales` of each ``group`` consecutive inputs for themselves, (G, M). The first makes room for the bias."""
+def group_scales(weight, group, input_scale=1.0, bits=8, clip="max"):
+    """`weight_scales` of each ``group`` consecutive inputs for themselves, (G, M). The bias is no part of their sums."""
     parts = [weight[begin : begin + group] for begin in range(0, len(weight), group)]
-    options = {"input_scale": input_scale, "bits": bits, "clip": clip}
-    return np.stack([weight_scales(part, None if i else bias, **options) for i, part in enumerate(parts)])
+    return np.stack([weight_scales(part, None, input_scale, bits=bits, clip=clip) for part in parts])
 
 
 def for_each_weight(scale, group, in_features):

@@ -88,8 +88,7 @@ def _rounded(layer, rows):
 def _move_bias(layer, shift):
     """Add this (M,) to the bias, which a layer without one gets."""
     if isinstance(layer, QuantizedDense):
-        step = layer.sum_scale().reshape(-1, len(shift))[0]  # the first group's, with groups
-        layer.bias_q += np.rint(shift / step).astype(np.int32)
+        layer.bias_q += layer.in_steps(shift).astype(layer.bias_q.dtype)
     else:
         layer.bias = ((0 if layer.bias is None else layer.bias) + shift).astype(np.float32)
     layer.check()

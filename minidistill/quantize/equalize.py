@@ -12,9 +12,9 @@ and of the activations that share one scale, is another. Three choices of s:
 All return a new model, float as the one given, for `post_training`. Masks stay: what is 0 stays 0.
 
 Given up: units of layers that are called twice, share a weight or bias, go anywhere else (the model's output, an operation of
-the model's own), or have a constraint other than a mask. These keep their scale, and so do the model's inputs. Large biases
-are not absorbed by the layer that follows, as in the paper of `equalize`. Read ``nn/graph.py`` and ``edges.py`` before this
-file. Shapes: M units of a layer, which are inputs of those that take them.
+the model's own), or have a constraint other than a mask. These keep their scale, and so do the model's inputs. The layer that
+follows does not absorb large biases, as it does in the paper of `equalize`; they count as weights do instead. Read
+``nn/graph.py`` and ``edges.py`` before this file. Shapes: M units of a layer, which are inputs of those that take them.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from .edges import takers_of
 HOMOGENEOUS = ("relu", "leaky_relu")  # f(x / s) = f(x) / s for s > 0
 ROUNDS, SETTLED = 100, 1e-4  # of `equalize`: at most so many; until no unit is scaled by more than this part
 CHECKED = 256  # samples on which the new model is compared with the old one
+SAME, ROUNDED = 1e-3, 1e-6  # the change allowed: of an output's own largest value, or of the largest of all outputs
 
 
 class Units(NamedTuple):
@@ -52,9 +53,14 @@ class Units(NamedTuple):
             for taker in self.takers:
                 taker.weight.assign(taker.weight.data * s[:, None])
 
-    def made(self):
+    def weights(self):
         """The largest weight that makes each unit, (M,)."""
         return np.abs(self.producer.weight.data.astype(np.float64)).max(axis=0)
+
+    def made(self):
+        """The largest of all that makes each unit, (M,): of its weights and its bias."""
+        bias = self.producer.bias
+        return self.weights() if bias is None else np.maximum(self.weights(), np.abs(bias.data.astype(np.float64)))
 
     def taken(self):
         """The largest weight that takes each unit, (M,), over all takers."""
@@ -62,12 +68,15 @@ class Units(NamedTuple):
 
 
 def equalize(model, example=None):
-    """A new model in which each unit's incoming and outgoing weights have the same range: cross-layer equalization.
+    """A new model in which what makes each unit and what takes it have the same range: cross-layer equalization.
 
     Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.1: with r1 the
     largest weight that makes a unit and r2 the largest that takes it, ``s = sqrt(r1 / r2)``; both are sqrt(r1 * r2) then.
     Layer after layer, again and again, until nothing moves. It helps where a few units are much larger than the others. A
-    unit without a weight on one side stays.
+    unit with nothing but zeros on one side stays.
+
+    Unlike the paper's, r1 is at least the absolute value of the unit's bias. A unit with tiny weights and an ordinary bias
+    would become a huge activation otherwise; the paper has the layer that follows absorb large biases.
 
     Parameters
     ----------
@@ -75,7 +84,7 @@ def equalize(model, example=None):
         Float; unchanged.
     example : ndarray, or tuple of ndarrays (several inputs), optional
         Typical inputs, two or more, on which the graph is traced and the new model compared with the old one; needed for
-        models with a ``forward`` of their own.
+        models with a ``forward`` of their own. Without it, they are compared on random numbers.
 
     Returns
     -------
@@ -84,8 +93,8 @@ def equalize(model, example=None):
     Raises
     ------
     ValueError
-        If the model has no units that can be scaled, a weight is NaN or infinite, or the new model is not the same function:
-        where its forward uses a weight in a way that no graph shows.
+        If the model has no units that can be scaled, a weight, bias or output is NaN or infinite, or the new model is not
+        the same function: where its forward uses a weight in a way that no graph shows.
     """
     twin, units = _copy(model, "equalize", example)
     for _ in range(ROUNDS):
@@ -137,7 +146,7 @@ def smooth(model, calibration, alpha=0.5, batch_size=256):
     largest = _largest_inputs(twin, [taker for unit in units for taker in unit.takers], calibration, batch_size)
     # Backwards: a unit's outgoing weights are those that its layer has once its own units are scaled.
     for unit in reversed(units):
-        arriving = _expected(np.max([largest[id(taker)] for taker in unit.takers], axis=0), unit.made())
+        arriving = _expected(np.max([largest[id(taker)] for taker in unit.takers], axis=0), unit.weights())
         unit.scale(_where_both(arriving, unit.taken(), lambda x, w: x**alpha / w ** (1 - alpha)))
     return _checked(model, twin, "smooth", inputs)
 
@@ -192,9 +201,9 @@ def _copy(model, who, example):
     twin = model.copy()
     dense, units = replaceable(twin), []
     for path, layer in dense.items():
-        if not np.isfinite(layer.weight.data).all():
+        if not all(np.isfinite(p.data).all() for p in (layer.weight, layer.bias) if p is not None):
             raise ValueError(
-                f"{who} met a weight of layer {path!r} that is NaN or infinite.\nWeights are scaled by their size.\n"
+                f"{who} met a weight or bias of layer {path!r} that is NaN or infinite.\nUnits are scaled by their size.\n"
                 "Train the model again; md.fit stops where a loss is no longer finite."
             )
     graph, held = trace(twin, *example_inputs(twin, example)), _uses(twin)
@@ -263,16 +272,29 @@ def _where_both(a, b, scale):
 
 
 def _checked(model, twin, who, example):
-    """The new model, if it computes what the old one does."""
+    """The new model, if each of its outputs is what the old one's is."""
     inputs = example_inputs(model, example, CHECKED)
+    if example is None:  # zeros, which say nothing of weights
+        rng = np.random.default_rng(0)
+        inputs = tuple(
+            x if x.dtype.kind in "iu" else rng.normal(size=(CHECKED, *x.shape[1:])).astype(x.dtype) for x in inputs
+        )
     inputs = inputs if len(inputs) > 1 else inputs[0]
     with np.errstate(all="ignore"):  # what is not finite is no equal
         before, after = predict(model, inputs), predict(twin, inputs)
-        change, largest = np.abs(after - before).max(), np.abs(before).max()
-    if not change <= 1e-3 * largest:
+        if not np.isfinite(before).all():
+            raise ValueError(
+                f"{who} got a model that answers NaN or infinity.\nThe new model is compared with it, output by output.\n"
+                "Look for the layer with md.nn.activations(model, x), or pass inputs that suit the model."
+            )
+        columns = -1, before.shape[-1] if before.ndim > 1 else 1
+        change, largest = (np.abs(x).reshape(columns).max(axis=0) for x in (after - before, before))
+        allowed = np.maximum(SAME * largest, ROUNDED * largest.max())
+        worst = int(np.argmax(np.where(change > 0, change / allowed, change)))  # or the first NaN
+    if not change[worst] <= allowed[worst]:
         raise ValueError(
-            f"{who} would change the outputs by {change:.3g}, where the largest is {largest:.3g}.\nOnly what the graph shows "
-            "is scaled along, and only what float32 holds.\nLook for a weight that the model's forward uses twice, or for "
-            "weights near the ends of float32."
+            f"{who} would change output {worst} by {change[worst]:.3g}, where its largest is {largest[worst]:.3g}.\nOnly "
+            "what the graph shows is scaled along, and only what float32 holds.\nLook for a weight that the model's forward "
+            "uses twice, or for weights near the ends of float32."
         )
     return twin

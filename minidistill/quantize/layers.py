@@ -11,15 +11,25 @@ from __future__ import annotations
 import numpy as np
 
 from .. import ops
-from ..kernels import int8_dense, int8_sums, quantize, requantize_integer
+from ..kernels import grouped_dense, int8_dense, int8_sums, quantize, requantize_integer
 from ..nn.forward_only import ForwardOnly
 from ..nn.layers import wrong_features
 from ..nn.module import Module
 from ..nn.serialize import register
 from ..tensor import as_tensor, record
-from .affine import ACTIVATION_MAX, bias_room, fixed_point, weight_limit
+from .affine import ACTIVATION_MAX, LARGEST, bias_room, fixed_point, weight_limit
 from .integers import QuantizedTensor, floats_arrived
-from .weights import check_group, dequantize_weight, described, empty_weight, packed_config, round_weight, stored_shape
+from .weights import (
+    check_bits,
+    check_group,
+    dequantize_weight,
+    described,
+    empty_weight,
+    packed_config,
+    round_weight,
+    stored_shape,
+    unpacked_bytes,
+)
 
 _FLOAT32 = np.dtype(np.float32)
 
@@ -47,7 +57,7 @@ class QuantizedDense(ForwardOnly):
         In [-limit, limit], see `weight_limit`. In the kernel's layout in memory. In a file plain int8, or packed to the bit.
     weight_scale : ndarray of float32, shape (M,), or (G, M) with groups
     bias_q : ndarray of int32, shape (M,)
-        At scale ``input_scale * weight_scale``, of the first group.
+        At scale ``input_scale * weight_scale``. With groups there is no such scale, and it is the bias itself, float32.
     weight, bias : ndarray of float32
         What the integers stand for, computed when asked for: a model may use a layer's weight a second time.
     scales : ndarray of float32, shape (2,)
@@ -67,14 +77,14 @@ class QuantizedDense(ForwardOnly):
         super().__init__(in_features, out_features, activation)
         bias_room(in_features)  # raises if the sums could overflow
         self.after_integers, self.integer_only = bool(after_integers), bool(integer_only)
-        self.bits, self.group = bits, check_group(group, self.in_features)
+        self.bits, self.group = check_bits(bits), check_group(group, self.in_features)
         if self.group is not None and self.integer_only:
             raise ValueError(
                 f"a layer with group={group} and integer_only=True was asked for.\nSums of groups are added up as floats, "
                 "each times its scale.\nLeave one of them out."
             )
-        self.weight_q, self.weight_scale = empty_weight(in_features, out_features, bits, self.group)
-        self.bias_q = np.zeros(out_features, np.int32)
+        self.weight_q, self.weight_scale = empty_weight(in_features, out_features, self.bits, self.group)
+        self.bias_q = np.zeros(out_features, np.int32 if self.group is None else np.float32)
         self.scales, self.zero_points = np.zeros(2, np.float32), np.zeros(2, np.uint8)
         self._ready = None
 
@@ -84,7 +94,10 @@ class QuantizedDense(ForwardOnly):
     input_zero_point = property(lambda self: self.zero_points[:1])
     output_zero_point = property(lambda self: self.zero_points[1:])
     weight = property(lambda self: dequantize_weight(self))
-    bias = property(lambda self: self.bias_q.astype(np.float32) * self.sum_scale().reshape(-1, self.out_features)[0])
+
+    @property
+    def bias(self):
+        return self.bias_q.astype(np.float32) * (self.sum_scale() if self.group is None else np.float32(1))
 
     @classmethod
     def from_dense(cls, dense, observer, per_channel=True, clip="max", rounding=None, bits=8, group=None, **options):
@@ -131,10 +144,13 @@ class QuantizedDense(ForwardOnly):
         layer.weight_scale[...] = weight_scale
         layer.weight_q.hold(q)
         if dense.bias is not None:
-            first = layer.sum_scale().reshape(-1, layer.out_features)[0]
-            layer.bias_q[:] = np.rint(dense.bias.data.astype(np.float32) / first)
+            layer.bias_q[:] = layer.in_steps(dense.bias.data.astype(np.float32))
         layer.check()
         return layer
+
+    def in_steps(self, bias):
+        """A bias, float32 (M,), as ``bias_q`` holds it."""
+        return bias if self.group is not None else np.rint(bias / self.sum_scale())
 
     def integers(self):
         """The weight's integers, int8 (K, M)."""
@@ -182,10 +198,10 @@ class QuantizedDense(ForwardOnly):
             )
         if self.output_scale[0]:
             self._check_output()
-        largest = int(np.abs(self.bias_q.astype(np.int64)).max())
-        if weight.min() < -limit or largest > bias_room(self.in_features):
+        largest = float(np.abs(self.bias_q.astype(np.float64)).max())
+        if weight.min() < -limit or not largest <= (bias_room(self.in_features) if self.group is None else LARGEST):
             raise ValueError(
-                f"{self!r} has weights down to {weight.min()} and biases up to {largest}.\nWeights are in "
+                f"{self!r} has weights down to {weight.min()} and biases up to {largest:.0f}.\nWeights are in "
                 f"[-{limit}, {limit}], and K * 255 * 127 + abs(bias) <= 2**31 - 1, or sums overflow.\n"
                 "Make it with quantize.post_training."
             )
@@ -234,21 +250,30 @@ class QuantizedDense(ForwardOnly):
         if rows.ndim != 2 or rows.shape[1] != self.in_features:
             out = self(x)  # which knows other shapes, and how to refuse them
             return out if type(out) is QuantizedTensor else out.numpy()
-        if ready.shift is None:
+        if ready.simple:
             out = int8_dense(rows, self.weight_q, ready.init, ready.scale, source, ready.target)
         else:
-            out = self._without_floats(rows, source, ready)
+            out = self._otherwise(rows, source, ready)
         if ready.target is not None:
             return QuantizedTensor(out, ready.output_scale, ready.output_zero_point, self)
         return out if self.activation is None else ops.ACTIVATIONS[self.activation](out)[0]
 
-    def _without_floats(self, rows, source, ready):
+    def _otherwise(self, rows, source, ready):
+        """With groups, or requantized without floats."""
+        if self.group is not None:
+            numbers = self.group, ready.scale, ready.init, ready.factor
+            return grouped_dense(rows, self.weight_q, *numbers, source, ready.target)
         q = rows if source is None else quantize(rows, *source, 0, 255)
         sums = int8_sums(q, self.weight_q, ready.init)
         return requantize_integer(sums, ready.multiplier, ready.shift, *ready.target)
 
     def integer_sums(self, x):
-        """The accumulators, ndarray of int32 (N, M), bias included, for float inputs (N, K). With groups there are none."""
+        """The accumulators, ndarray of int32 (N, M), bias included, for float inputs (N, K); not with groups."""
+        if self.group is not None:
+            raise ValueError(
+                f"{self!r} was asked for its integer sums.\nIts groups have sums of their own, which are added as floats.\n"
+                "Multiply layer.integers() by the inputs of a group yourself."
+            )
         ready = self._ready or self._prepare()
         return int8_sums(quantize(_as_floats(x), *ready.source, 0, 255), self.weight_q, ready.init)
 
@@ -272,6 +297,8 @@ class QuantizedDense(ForwardOnly):
     def stored_shapes(config):
         """As in `Dense`."""
         return {"weight_q": stored_shape(config)}
+
+    unpacked_bytes = staticmethod(unpacked_bytes)
 
     def __repr__(self):
         return f"{super().__repr__()[:-1]}{described(self)}, output={'uint8' if self.output_scale[0] else 'float32'})"
@@ -306,15 +333,27 @@ class _Ready:
         zero = self.output_zero_point
         self.target = (zero, zero if layer.activation == "relu" else 0) if self.output_scale else None
         weight = layer.weight_q
-        init = -self.input_zero_point * np.atleast_2d(weight.sums)
-        init[0] += layer.bias_q
-        self.init = weight.pad(init if layer.group else init[0])
-        scale = layer.multiplier() if self.target else layer.sum_scale()
-        self.multiplier = self.shift = None
-        if layer.integer_only and self.target:
-            self.multiplier, self.shift = fixed_point(scale)
-        self.scale = weight.pad(scale)
-        self.arrays = [a for a in (self.init, self.scale, self.multiplier, self.shift) if a is not None]
+        self.multiplier = self.shift = self.factor = None
+        if layer.group is not None:
+            self._for_groups(layer)
+        else:
+            self.init = weight.pad(layer.bias_q - self.input_zero_point * weight.sums)
+            scale = layer.multiplier() if self.target else layer.sum_scale()
+            if layer.integer_only and self.target:
+                self.multiplier, self.shift = fixed_point(scale)
+            self.scale = weight.pad(scale)
+        self.simple = self.shift is None and self.factor is None
+        derived = self.init, self.scale, self.multiplier, self.shift
+        self.arrays = [a for a in derived if a is not None and a is not layer.weight_scale]
+
+    def _for_groups(self, layer):
+        """What `grouped_dense` needs: the zero point and the bias as one number for each output, in units of S_x."""
+        weight, s_x = layer.weight_q, np.float64(self.input_scale)
+        by_zero = self.input_zero_point * layer.weight.sum(axis=0, dtype=np.float64)
+        self.init = weight.pad((layer.bias_q / s_x - by_zero).astype(np.float32))
+        fits = weight.columns == layer.out_features  # then the layer's own array does
+        self.scale = layer.weight_scale if fits else weight.pad(layer.weight_scale)
+        self.factor = np.float32(self.input_scale) / np.float32(self.output_scale if self.target else 1)
 
 
 @register

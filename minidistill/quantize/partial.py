@@ -31,7 +31,17 @@ from ..nn.module import Module
 from ..nn.serialize import register
 from ..tensor import Tensor
 from .affine import bias_room, row_scales, weight_limit
-from .weights import check_group, dequantize_weight, described, empty_weight, packed_config, round_weight, stored_shape
+from .weights import (
+    check_bits,
+    check_group,
+    dequantize_weight,
+    described,
+    empty_weight,
+    packed_config,
+    round_weight,
+    stored_shape,
+    unpacked_bytes,
+)
 
 BLOCK = 256  # rows of a weight that are floats at a time
 
@@ -62,8 +72,8 @@ class _FloatInputDense(ForwardOnly):
 
     def __init__(self, in_features, out_features, activation=None, bias=True, bits=8, group=None):
         super().__init__(in_features, out_features, activation)
-        self.bits, self.group = bits, check_group(group, self.in_features)
-        self.weight_q, self.weight_scale = empty_weight(self.in_features, self.out_features, bits, self.group)
+        self.bits, self.group = check_bits(bits), check_group(group, self.in_features)
+        self.weight_q, self.weight_scale = empty_weight(self.in_features, self.out_features, self.bits, self.group)
         self.bias = np.zeros(out_features, np.float32) if bias else None
 
     @classmethod
@@ -104,6 +114,8 @@ class _FloatInputDense(ForwardOnly):
     def stored_shapes(config):
         """As in `Dense`."""
         return {"weight_q": stored_shape(config)}
+
+    unpacked_bytes = staticmethod(unpacked_bytes)
 
     def __repr__(self):
         return f"{super().__repr__()[:-1]}{described(self)})"
@@ -167,7 +179,7 @@ class DynamicDense(_FloatInputDense):
         """float32 (N, K) to float32 (N, M). Raises ValueError if x holds NaN or infinity."""
         q, scale, zero_point = quantize_rows(np.asarray(x, np.float32))
         sums = int8_sums(q, self.weight_q, np.zeros(self.out_features, np.int32))
-        z = dequantize_sums(sums, scale, zero_point, self.weight_q.sums.reshape(-1), self.weight_scale)
+        z = dequantize_sums(sums, scale, zero_point, self.weight_q.sums, self.weight_scale)
         return self._biased(z)
 
 

@@ -84,11 +84,11 @@ def post_training(
         If there is nothing to quantize, a layer is not reached by the calibration data, or NaN or infinity appears.
     """
     _check(model, mode, observer, integer_only)
-    layers, tables = _quantizable(model, embeddings)
+    layers, tables = quantizable(model, embeddings)
     settings = bits_of(layers, bits)
     settings = {p: {"per_channel": per_channel, "clip": clip, "bits": b, "group": group} for p, b in settings.items()}
     observer = observer if mode == "static" else None
-    observers = _calibrate(model, layers, calibration, observer, rounding, settings, batch_size)
+    observers = calibrate(model, layers, calibration, observer, rounding, settings, batch_size)
     made = {path: QuantizedEmbedding.from_embedding(table, embedding_bits) for path, table in tables.items()}
     if mode == "static":
         made |= _static(model, layers, calibration, observers, settings, integer_only)
@@ -122,7 +122,7 @@ def _check(model, mode, observer, integer_only):
         )
 
 
-def _quantizable(model, embeddings):
+def quantizable(model, embeddings):
     """({path: Dense}, {path: Embedding}); subclasses with a forward of their own are left out."""
     tables = {
         p: m for p, m in model.named_modules() if isinstance(m, Embedding) and type(m).forward is Embedding.forward
@@ -177,16 +177,23 @@ def _join(made, path, target, relus):
 
 
 def _separate(twin, layers, calibration, batch_size):
-    """Run the new model over the data, and let layers give floats whose integers something asked to be floats."""
     made = {path: layer for path, layer in twin.named_modules() if isinstance(layer, QuantizedDense)}
+    for path in asked_layers(twin, made, calibration, batch_size):
+        made[path].activation = layers[path].activation  # without the relu that follows
+        made[path].give_floats()
+
+
+def asked_layers(model, layers, inputs, batch_size):
+    """Run a new model over data, and yield the paths of layers whose integers something asked to be floats.
+
+    The caller lets these give floats; then it is run again, until there are none.
+    """
     while True:
         with asked_for_floats() as asked, watch(_unchanged):  # a watched model stays on this thread
-            predict(twin, calibration, batch_size)
-        separate = [path for path, layer in made.items() if any(layer is maker for maker in asked)]
-        for path in separate:
-            made[path].activation = layers[path].activation  # without the relu that follows
-            made[path].give_floats()
-        if not separate:
+            predict(model, inputs, batch_size)
+        found = [path for path, layer in layers.items() if any(layer is maker for maker in asked)]
+        yield from found
+        if not found:
             return
 
 
@@ -194,7 +201,7 @@ def _unchanged(module, inputs, output):
     return output
 
 
-def _calibrate(model, layers, calibration, observer, rounding, settings, batch_size):
+def calibrate(model, layers, calibration, observer, rounding, settings, batch_size):
     """{path: observer} after it has seen all that comes into the layer; so has what rounds weights, kept in ``settings``.
 
     Without an observer, and without a rounding that looks at inputs, no data is needed.

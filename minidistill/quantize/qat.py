@@ -9,12 +9,14 @@ and conversion keeps to it. Read ``qat_layers.py`` before this file.
 
 from __future__ import annotations
 
-from ..nn import Dropout, Module, example_inputs, replace, watch
-from ..training import predict
+from numbers import Integral
+
+import numpy as np
+
+from ..nn import Dropout, Module, example_inputs, replace
 from .edges import integer_edges
-from .integers import asked_for_floats
 from .observers import MovingAverage
-from .post_training import _calibrate, _quantizable, bits_of
+from .post_training import asked_layers, bits_of, calibrate, quantizable
 from .qat_layers import FIXED, OBSERVE, QUANTIZE, QATDense, QATDropout, QATEmbedding, QATReLU
 
 
@@ -37,15 +39,16 @@ def prepare_qat(
         computes in float32.
     calibration : ndarray, tuple of ndarrays (several inputs), or Dataset, optional
         From which the ranges of activations start, as in `post_training`: before any training, this model gives what that one
-        does. Without it, they start from the first batch.
+        does. Without it, they start from the first batch; ``learned`` needs it.
     bits : int in [2, 8], or dict of str to int
         Of the weights; a dict has them by path, and layers that it does not name have 8. Activations have 8.
     per_channel : bool
         A step size for each column of a weight, or one for all.
     learned : bool
         Whether step sizes are trained: LSQ (Esser et al. 2020, "Learned Step Size Quantization"). For few bits. Those of
-        activations start from their ranges, with zero points that stay. Weight decay would shrink these parameters, whose
-        paths end in ``_reach``, and so clip more and more: leave them out of it, in a group of their own.
+        activations start from their ranges, with zero points that stay: so calibration data decide them. Weight decay would
+        shrink these parameters, whose paths end in ``_reach``, and so clip more and more: leave them out of it, in a group of
+        their own.
     embeddings : bool
         Whether tables are rounded, a scale for each row.
     embedding_bits : int
@@ -69,14 +72,15 @@ def prepare_qat(
     Raises
     ------
     ValueError
-        If there is nothing to quantize, the calibration data do not reach a layer, or NaN or infinity appears.
+        If there is nothing to quantize, steps of activations are to be learned without calibration data, these do not reach a
+        layer, or NaN or infinity appears.
     """
-    layers, inputs, settings = _checked(model, calibration, bits, embeddings, example)
+    layers, inputs, settings = _checked(model, calibration, bits, embeddings, example, learned)
     options = {"per_channel": per_channel, "learned": learned, "momentum": MovingAverage(momentum=momentum).momentum}
     observers = {}
     if calibration is not None:
-        observers = _calibrate(model, layers, calibration, observer, "nearest", {}, batch_size)
-    ranges = {path: seen.range() for path, seen in observers.items()}
+        observers = calibrate(model, layers, calibration, observer, "nearest", {}, batch_size)
+    ranges = {path: _range_of(seen) for path, seen in observers.items()}
     edges, follows = integer_edges(model, layers, inputs) if layers else ({}, set())
     qat = model.copy()
     for path, bits_of_layer in settings.items():
@@ -85,8 +89,8 @@ def prepare_qat(
         layer = QATDense.from_dense(qat.get(path), bits=bits_of_layer, **options, **places)
         qat = replace(qat, path, layer)
         for relu in relus:
-            qat = replace(qat, relu, QATReLU())
-    for path in _quantizable(model, embeddings)[1]:
+            qat = replace(qat, relu, QATReLU.from_relu(qat.get(relu)))
+    for path in quantizable(model, embeddings)[1]:
         qat = replace(qat, path, QATEmbedding.from_embedding(qat.get(path), embedding_bits))
     for path, module in model.named_modules():
         if type(module) is Dropout:
@@ -123,7 +127,7 @@ def convert(model):
         )
     twin = model.copy()
     for path, layer in twin.named_modules():
-        if hasattr(layer, "converted"):
+        if isinstance(layer, (QATDense, QATReLU, QATDropout, QATEmbedding)):
             twin = replace(twin, path, layer.converted())
     return twin.eval()
 
@@ -148,10 +152,12 @@ class ActivationDelay:
     """
 
     def __init__(self, epochs=1, freeze=None):
-        if epochs < 0 or (freeze is not None and freeze < epochs):
+        whole = isinstance(epochs, Integral) and (freeze is None or isinstance(freeze, Integral))
+        if not whole or epochs < 0 or (freeze is not None and freeze < epochs):
             raise ValueError(
-                f"ActivationDelay got epochs={epochs} and freeze={freeze}.\nActivations are observed, then rounded, then "
-                "their ranges are held.\nWrite ActivationDelay(epochs=2, freeze=8), or leave freeze out."
+                f"ActivationDelay got epochs={epochs!r} and freeze={freeze!r}.\nFor whole numbers of epochs, activations are "
+                "observed, then rounded, then their ranges are held.\n"
+                "Write ActivationDelay(epochs=2, freeze=8), or leave freeze out."
             )
         self.epochs, self.freeze = epochs, freeze
 
@@ -179,16 +185,33 @@ class ActivationDelay:
             layer.stage = stage
 
 
-def _checked(model, calibration, bits, embeddings, example):
+def _checked(model, calibration, bits, embeddings, example, learned):
     """(layers, inputs to run the model on, bits by path), after everything that can be refused was looked at."""
     if not isinstance(model, Module):
         raise TypeError(
             f"prepare_qat got a {type(model).__name__} as the model.\nA model is an nn.Module.\n"
             "Write quantize.prepare_qat(model, calibration=train.x)."
         )
-    layers, _ = _quantizable(model, embeddings)
+    layers, _ = quantizable(model, embeddings)
     settings = bits_of(layers, bits)
+    if learned and layers and calibration is None:
+        raise ValueError(
+            "prepare_qat got learned=True without calibration data.\nA learned step of an activation starts from its "
+            "range, and its zero point stays: one batch is too little to decide it.\n"
+            "Write quantize.prepare_qat(model, calibration=train.x, learned=True)."
+        )
     return layers, example_inputs(model, example) if calibration is None else calibration, settings
+
+
+def _range_of(observer):
+    """From where to where an observer, which may be the user's, lets a range go."""
+    if not hasattr(observer, "range"):
+        raise ValueError(
+            f"prepare_qat got an observer of the class {type(observer).__name__}, which has no method range().\nA range "
+            "goes on to move while training, so scale() is not enough.\nGive it range(), which returns (low, high), or "
+            'write observer="minmax".'
+        )
+    return observer.range()
 
 
 def _share_grids(qat, edges, layers):
@@ -209,21 +232,12 @@ def _share_grids(qat, edges, layers):
 
 
 def _separate(qat, inputs, batch_size):
-    """Run the new model, and let layers give floats whose integers something asked to be floats."""
+    """Let layers give floats whose integers something asked to be floats."""
     layers = {path: layer for path, layer in qat.named_modules() if isinstance(layer, QATDense)}
-    while True:
-        trial = qat.copy()
-        for path in layers:
-            if trial.get(path).input_range[0] > trial.get(path).input_range[1]:
-                trial.get(path).widen(-1.0, 1.0)
-        names = {id(trial.get(path)): path for path in layers}
-        with (
-            asked_for_floats() as asked,
-            watch(lambda module, inputs, output: output),
-        ):  # watched, it stays on this thread
-            predict(trial, inputs, batch_size)
-        found = {names[id(maker)] for maker in asked if id(maker) in names}
-        for path in found:
-            layers[path].output_range, layers[path].output_reach, layers[path].relu_follows = None, None, False
-        if not found:
-            return
+    unknown = [layer.input_range for layer in layers.values() if layer.input_range[0] > layer.input_range[1]]
+    for ends in unknown:
+        ends[:] = -1, 1  # any will do: only who takes what is looked at
+    for path in asked_layers(qat, layers, inputs, batch_size):
+        layers[path].output_range, layers[path].output_reach, layers[path].relu_follows = None, None, False
+    for ends in unknown:
+        ends[:] = np.inf, -np.inf

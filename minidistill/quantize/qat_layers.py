@@ -105,12 +105,13 @@ class QATDense(Dense):
     def start_reach(self):
         """Begin with the step 2 * mean(abs(w)) / sqrt(Q) of the paper (section 2), or max(abs(w)) / Q where that is finer.
 
-        With 8 bits, the first would leave most of the grid unused.
+        With 8 bits, the first would leave most of the grid unused. No step falls below a thousandth of the smallest.
         """
         size, limit = np.abs(self.weight.data), self._limit
         axis = 0 if self.per_channel else None
         step = np.atleast_1d(np.minimum(2 * size.mean(axis=axis) / np.sqrt(limit), size.max(axis=axis) / limit))
-        smallest = limit * step[step > 0].min(initial=1) / 1000
+        positive = step[step > 0]
+        smallest = limit * (positive.min() if positive.size else 1) / 1000
         self.weight_reach.constraints[:] = [AtLeast(max(smallest, SMALLEST))]
         self.weight_reach.assign(limit * step)
 
@@ -138,7 +139,7 @@ class QATDense(Dense):
     def see(self, ends, reach, low, high):
         """Let a range of this layer move towards that of a batch, if it moves."""
         past = ends.tolist()
-        if self.stage == FIXED or (reach is not None and past[0] <= past[1] and self.stage == QUANTIZE):
+        if self.stage == FIXED or (reach is not None and self.stage == QUANTIZE):
             return
         if not (-np.inf < low and high < np.inf):
             raise ValueError(
@@ -148,6 +149,17 @@ class QATDense(Dense):
         ends[0], ends[1] = moving_average(*past, low, high, self.momentum)
         if reach is not None:
             reach.assign([ACTIVATION_MAX * activation_scale(*ends.tolist())[0]])
+
+    def check(self):
+        """Refuse ranges and reaches that no scale can come from: a file may hold anything."""
+        ranges = [ends for ends in (self.input_range, self.output_range) if ends is not None]
+        reaches = [p.data for p in (self.weight_reach, self.input_reach, self.output_reach) if p is not None]
+        sound = all(-np.inf < low <= high < np.inf or (low, high) == (np.inf, -np.inf) for low, high in ranges)
+        if not sound or not all(((reach > 0) & (reach < np.inf)).all() for reach in reaches):
+            raise ValueError(
+                f"{self!r} has a range or a reach that is no such thing.\nA range ascends, between finite ends; a reach is "
+                "positive and finite.\nMake the layer with quantize.prepare_qat, and train it with finite losses."
+            )
 
     def output_grid(self, sums, sum_scale):
         """The `Grid` that these sums are rounded to; one that does not round in stage "observe"; None for a float output."""
@@ -252,6 +264,13 @@ class QATReLU(Activation):
 
     def __init__(self):
         super().__init__("relu")
+
+    @classmethod
+    def from_relu(cls, relu):
+        """In its mode."""
+        layer = cls()
+        layer.training = relu.training
+        return layer
 
     def forward(self, x):
         """Any shape, unchanged."""

@@ -18,7 +18,7 @@ Given up: layers are rounded one by one, for the inputs that the float model giv
 from __future__ import annotations
 
 import math
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -102,9 +102,9 @@ class GPTQ(LeastError):
     """
 
     def __init__(self, name="a layer", damping=0.01, largest_first=True):
-        if not 0 < damping < math.inf:
+        if not _is_positive(damping):
             raise ValueError(
-                f"GPTQ got damping = {damping}.\nIt is added to the Hessian, so that this can be inverted: positive and "
+                f"GPTQ got damping = {damping!r}.\nIt is added to the Hessian, so that this can be inverted: positive and "
                 "finite.\nThe usual value is damping=0.01."
             )
         super().__init__(name)
@@ -148,9 +148,9 @@ class AdaRound(LeastError):
     """
 
     def __init__(self, name="a layer", steps=500, lr=0.1, push=20.0):
-        if not (isinstance(steps, Integral) and steps >= 1 and 0 < lr < math.inf and 0 < push < math.inf):
+        if not (isinstance(steps, Integral) and steps >= 1 and _is_positive(lr) and _is_positive(push)):
             raise ValueError(
-                f"AdaRound got steps = {steps!r}, lr = {lr} and push = {push}.\nSteps are counted from 1; the others are "
+                f"AdaRound got steps = {steps!r}, lr = {lr!r} and push = {push!r}.\nSteps are counted from 1; the others are "
                 "positive and finite.\nLeave them out: AdaRound(name)."
             )
         super().__init__(name)
@@ -170,7 +170,7 @@ class AdaRound(LeastError):
         slope = (2 * scale / np.where(floor > 0, np.maximum(error, floor), 1)).astype(np.float32)
         optimizer = Adam([v], lr=self.lr)
         for step in range(self.steps):
-            sigmoid = 1 / (1 + np.exp(-v))
+            sigmoid = 1 / (1 + np.exp(-np.maximum(v, -80)))  # float32 holds exp(88); h is 0 from -2.4 down
             h = np.clip(1.2 * sigmoid - 0.1, 0, 1)
             beta, away = 20 - 18 * step / self.steps, 2 * h - 1
             gradient = slope * product(hessian, (h - rest) * scale)
@@ -203,6 +203,10 @@ def nearest(weight, scale, limit):
     """clip(rint(w / S)), in float32 as everywhere: int8 of the weight's shape. S has any shape that broadcasts to it."""
     q = np.rint(np.asarray(weight, np.float32) / np.asarray(scale, np.float32))
     return np.clip(q, -limit, limit).astype(np.int8)
+
+
+def _is_positive(number):
+    return isinstance(number, Real) and 0 < number < math.inf
 
 
 def output_errors(hessian, difference):

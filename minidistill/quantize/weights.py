@@ -1,6 +1,6 @@
 """How layers with integer weights round, hold and store them: what `QuantizedDense` and those of ``partial.py`` share.
 
-8 bits are a `PackedMatrix`, fewer bits and groups of inputs a `PackedBits`. Read ``affine.py``, ``kernels/packing.py`` and
+8 bits are a `PackedMatrix`, fewer a `PackedBits`. Read ``affine.py``, ``kernels/packing.py`` and
 ``kernels/bit_packing.py`` before this file. Shapes: K inputs, M outputs, G groups of inputs.
 """
 
@@ -23,13 +23,25 @@ def round_weight(weight, bias, input_scale, per_channel, bits, group, clip, roun
     if group is None:
         scale = weight_scales(weight, bias, input_scale, per_channel, bits, clip)
     else:
-        scale = group_scales(weight, group, bias, input_scale, bits, clip)
+        scale = group_scales(weight, group, input_scale, bits, clip)
     each, limit = for_each_weight(scale, group, len(weight)), weight_limit(bits)
     if rounding is not None:
-        return rounding.integers(weight, each, limit), scale
+        return _checked(rounding.integers(weight, each, limit), weight.shape, limit, rounding), scale
     if group is None:
         return quantize(weight, scale, 0, -limit, limit), scale
     return quantize(weight.reshape(-1), each.reshape(-1), 0, -limit, limit).reshape(weight.shape), scale
+
+
+def _checked(q, shape, limit, rounding):
+    """What a rounding gave, if a user's own gave it right."""
+    q = np.asarray(q)
+    if q.dtype != np.int8 or q.shape != shape or np.abs(q.astype(np.int16)).max() > limit:
+        raise ValueError(
+            f"{type(rounding).__name__}.integers() gave {q.dtype} of shape {q.shape} from {q.min()} to {q.max()}.\nThey are "
+            f"int8 of the weight's shape, {shape}, in [-{limit}, {limit}].\n"
+            "End with np.clip(q, -limit, limit).astype(np.int8)."
+        )
+    return q
 
 
 def dequantize_weight(layer):
@@ -39,9 +51,8 @@ def dequantize_weight(layer):
 
 def empty_weight(in_features, out_features, bits, group):
     """(zeros for the integers, in the form in which they are held; ones for the scales)."""
-    weight_limit(bits)  # raises for a number of bits that there is not
     zeros = np.zeros((in_features, out_features), np.int8)
-    held = PackedMatrix(zeros) if bits == 8 and group is None else PackedBits(zeros, int(bits), group)
+    held = PackedMatrix(zeros) if bits == 8 else PackedBits(zeros, bits)
     shape = out_features if group is None else (-(-in_features // group), out_features)
     return held, np.ones(shape, np.float32)
 
@@ -49,7 +60,18 @@ def empty_weight(in_features, out_features, bits, group):
 def stored_shape(config):
     """Shape of the array that a file has for the integers of a layer."""
     shape, bits = (config["in_features"], config["out_features"]), config.get("bits", 8)
-    return shape if bits == 8 and config.get("group") is None else (stored_size(shape, bits),)
+    return shape if bits == 8 else (stored_size(shape, bits),)
+
+
+def unpacked_bytes(config):
+    """What loading takes beside the file: one int8 for each weight, before these are packed for the kernel."""
+    return config["in_features"] * config["out_features"] if config.get("bits", 8) < 8 else 0
+
+
+def check_bits(bits):
+    """A number of bits of weights as an int, or the error of `weight_limit`."""
+    weight_limit(bits)
+    return int(bits)
 
 
 def packed_config(layer):

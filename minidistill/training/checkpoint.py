@@ -13,6 +13,7 @@ import numpy as np
 
 from ..files import bad_file, read_npz, write_npz
 from ..nn import Mask
+from .precision import FLOAT32_STATE
 
 VERSION = 1
 _TREE = "checkpoint.json"
@@ -49,13 +50,15 @@ def load_checkpoint(path, run):
             "Resume with the data, validation split and callbacks that the run was started with.",
         )
     _check_masks(path, state["masks"], run.model)
+    arithmetic = state.get("arithmetic", FLOAT32_STATE)  # none in a file from before there was a loss scale
+    _check_arithmetic(path, arithmetic, run.arithmetic)
     for callback, saved in zip(run.callbacks, state["callbacks"]):
         if hasattr(callback, "check_state"):
             callback.check_state(saved)
     twin = run.model.copy()
     twin.load_state_dict(state["model"])  # raises before anything is changed
     run.optimizer.load_state_dict(state["optimizer"])
-    run.arithmetic.load_state_dict(state.get("arithmetic", {}))  # none in a file from before there was a loss scale
+    run.arithmetic.load_state_dict(arithmetic)
     _set_masks(state["masks"], run.model)
     run.model.load_state_dict(state["model"])
     for name, generator in run.generators.items():
@@ -91,6 +94,16 @@ def _check_masks(path, masks, model):
             raise bad_file(
                 path, f"It masks {name!r}, {kept.shape}, which this model does not have.", "Resume with the same model."
             )
+
+
+def _check_arithmetic(path, saved, own):
+    if not own.is_state(saved):
+        raise bad_file(path, "Its precision and loss scale are damaged.", "Start the run anew.")
+    before, now = saved["format"], own.precision.format
+    if before != now:
+        raise bad_file(
+            path, f"It belongs to a run in {before}, this one is in {now}.", f'Resume with precision="{before}".'
+        )
 
 
 def _set_masks(masks, model):

@@ -112,7 +112,7 @@ def fit(
     callbacks : iterable
         See ``callbacks.py``.
     resume : path, optional
-        A file of the `Checkpoint` callback. The run continues bit for bit where it was written, to ``epochs`` in all.
+        A file of the `Checkpoint` callback, of a run in this precision. It continues bit for bit, to ``epochs`` in all.
     progress : bool
         Show a bar with loss, metrics and the time left, where the error stream is a terminal.
     rng : int, np.random.Generator or None

@@ -31,9 +31,11 @@ from ..kernels import all_finite, round_bfloat16, round_float16
 from ..tensor import RowSparse, Tensor, record, rounding
 
 ROUNDED_TO = {"float16": round_float16, "bfloat16": round_bfloat16}
+FORMATS = (*ROUNDED_TO, "float32")
 LARGEST = {"float16": "65504", "bfloat16": "3.4e38", "float32": "3.4e38"}
 MOST_SKIPPED = 50  # in a row: halved as often, the first scale of 2**16 is 2**-34, and no scale is the cure
 LOWEST_SCALE, HIGHEST_SCALE = 2.0**-120, 2.0**120  # so that both it and 1 / it are float32 numbers
+FLOAT32_STATE = {"format": "float32", "scale": None, "good": 0, "bad": 0}  # of a run that knew nothing else
 _SCALES = "The loss is multiplied by it: it lies between 2**-120 and 2**120"
 
 
@@ -63,9 +65,10 @@ class Precision:
     growth_interval: int = 2000
 
     def __post_init__(self):
-        if self.format not in (*ROUNDED_TO, "float32"):
+        if not _is_format(self.format):
             raise _unknown(self.format)
-        if self.loss_scale not in ("dynamic", None) and not _is_scale(self.loss_scale):
+        dynamic = isinstance(self.loss_scale, str) and self.loss_scale == "dynamic"
+        if not (dynamic or self.loss_scale is None or _is_scale(self.loss_scale)):
             raise ValueError(
                 f"Precision got loss_scale = {self.loss_scale!r}.\n{_SCALES}.\n"
                 'Write loss_scale=1024.0, or "dynamic" to have it found, or None for no scaling.'
@@ -99,10 +102,11 @@ class Arithmetic:
         self.good = self.bad = 0  # steps in a row, without and with an overflow
         self.skipped = 0  # steps of this epoch
         double = [path for path, p in model.named_parameters() if p.dtype != np.float32]
-        if double and precision != Precision("float32", None):
+        if double and (self._nearest is not None or self.scale is not None):
+            scaled = "" if self.scale is None else " and a loss scale"
             raise ValueError(
-                f"training got precision = {precision.format!r} for a model with float64 parameters: "
-                f"{', '.join(map(repr, double[:3]))}.\nThe master weights of 16-bit training are float32.\n"
+                f"training got precision = {precision.format!r}{scaled} for a model with float64 parameters: "
+                f"{', '.join(map(repr, double[:3]))}.\nThe weights of 16-bit training, and of loss scaling, are float32.\n"
                 "Train model.astype(np.float32), or leave precision out."
             )
 
@@ -130,20 +134,24 @@ class Arithmetic:
 
     @contextmanager
     def _lent(self, parameters, copies):
-        """Lend the parameters rounded copies of their values (the same ones in every call of a step), and hook the tape."""
+        """Lend the parameters rounded copies of their values, and hook the tape.
+
+        The copies are the same ones in every call of a step, until a parameter is changed. What a layer sets as it runs, it
+        means for the master; numbers that look to it as before keep all their digits there.
+        """
         masters = [(p, p._data, p._version.count) for p in parameters]
-        for p in parameters:
-            if id(p) not in copies:
-                copies[id(p)] = self.round(p._data)
-            p._data = copies[id(p)]
+        for p, master, count in masters:
+            if (id(p), count) not in copies:
+                copies[id(p), count] = self.round(master)
+            p._data = copies[id(p), count]
         token = rounding.set(self._hook)
         try:
             yield
         finally:
             rounding.reset(token)
             for p, master, count in masters:
-                if p._version.count != count:  # a layer that sets a parameter as it runs, means the master
-                    master[...] = p._data
+                if p._version.count != count:
+                    np.copyto(master, p._data, where=p._data != self.round(master))
                 p._data = master
 
     def _enter(self, x):
@@ -195,7 +203,7 @@ class Arithmetic:
     def _count(self, fine):
         self.good, self.bad = (self.good + 1, 0) if fine else (0, self.bad + 1)
         self.skipped += not fine
-        if self.bad == MOST_SKIPPED:
+        if self.bad >= MOST_SKIPPED:
             raise FloatingPointError(self._lost())
         if self.dynamic and not fine:
             self.scale = max(self.scale / 2, LOWEST_SCALE)
@@ -224,20 +232,32 @@ class Arithmetic:
 
     def state_dict(self):
         """What a resumed run needs."""
-        return {"scale": self.scale, "good": self.good, "bad": self.bad}
+        return {"format": self.precision.format, "scale": self.scale, "good": self.good, "bad": self.bad}
+
+    @staticmethod
+    def is_state(state):
+        """Whether `load_state_dict` can take this, which a file may hold in the place of what `state_dict` gave."""
+        return (
+            isinstance(state, dict)
+            and state.keys() == FLOAT32_STATE.keys()
+            and _is_format(state["format"])
+            and (state["scale"] is None or _is_scale(state["scale"]))
+            and all(type(state[name]) is int and state[name] >= 0 for name in ("good", "bad"))
+        )
 
     def load_state_dict(self, state):
         """Go on from there. Only a scale that was found is taken over: one that was given is that of this run."""
-        if self.dynamic and state.get("scale") is not None:
+        if self.dynamic and state["scale"] is not None:
             self.scale = float(state["scale"])
-            self.good, self.bad = int(state["good"]), int(state["bad"])
+        if self.scale == state["scale"]:  # what was counted under another scale says nothing of this one
+            self.good, self.bad = state["good"], state["bad"]
 
 
 def as_precision(precision):
     """A `Precision` from what `fit` was given."""
     if isinstance(precision, Precision):
         return precision
-    if precision not in (*ROUNDED_TO, "float32"):
+    if not _is_format(precision):
         raise _unknown(precision)
     return Precision(precision, "dynamic" if precision == "float16" else None)
 
@@ -247,6 +267,10 @@ def _unknown(precision):
         f"training got precision = {precision!r}.\nIt computes in float32, or rounds to float16 or bfloat16.\n"
         'Write precision="float16", or training.Precision("float16", loss_scale=1024.0).'
     )
+
+
+def _is_format(value):
+    return isinstance(value, str) and value in FORMATS  # a dtype equals its name
 
 
 def _is_scale(value):

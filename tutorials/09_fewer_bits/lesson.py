@@ -793,7 +793,7 @@ for row in (
 #
 # **Exercises.** 1. Post-train at 2 bits with `rounding="gptq"` or `"adaround"`, each with `clip="mse"`, `group=32` and
 # `bias_correction=True`. What helps what, over all seeds? Count the bytes of the file, too. 2. Find the plan of 9.6 for
-# 3 bits a weight, and train it on: `quantize.prepare_qat(model, bits=plan.bits, learned=True)`. How much of the damage
+# 3 bits a weight, and train it on: `prepare_qat(model, fitting.x, bits=plan.bits, learned=True)`. How much of the damage
 # goes away, and how much does uniform QAT leave at the same bytes? 3. Prune half of the weights (lesson 7), then train
 # with 3 bits. Are the zeros still zeros in the integer model? What would a file of zeros cost that is packed, and one
 # that is sparse? 4. Write the fields of 2 bits in the upper bits, as 9.2 does for 4, and of 3 bits with

@@ -36,7 +36,7 @@ from .fake_quant import (
 )
 from .half import round_bfloat16, round_float16
 from .images import shift_images
-from .int8 import int8_dense, int8_matmul, int8_sums
+from .int8 import grouped_dense, int8_dense, int8_matmul, int8_sums
 from .optimizer import TOGETHER, adam_step, adam_steps, sgd_step, sgd_steps, smallest, together
 from .softmax import cross_entropy, distillation
 from .sparse import sparse_dense

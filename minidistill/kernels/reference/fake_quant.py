@@ -68,7 +68,7 @@ def weight_steps(
     scale = np.where(scale == 0, np.float32(1), np.maximum(scale, smallest))
     sum_scale = input_scale * scale
     steps = np.clip(np.rint(weight / scale), -np.float32(limit), np.float32(limit))
-    finite = np.isfinite(largest).all() and np.isfinite(scale).all()
+    finite = np.isfinite(weight).all() and np.isfinite(largest).all() and np.isfinite(scale).all()
     reach = np.abs(steps).sum(axis=0).max() if finite else np.nan
     return steps, scale, sum_scale, np.rint(bias / sum_scale), float(reach)
 
@@ -114,6 +114,7 @@ def range_of_sums(sums: np.ndarray, sum_scale: np.ndarray) -> tuple[float, float
     Returns
     -------
     low, high : float
+        NaN if there is one.
     """
     values = sums * sum_scale
     return float(values.min()), float(values.max())

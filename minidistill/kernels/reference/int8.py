@@ -35,7 +35,7 @@ def int8_sums(x: np.ndarray, weight: np.ndarray, init: np.ndarray) -> np.ndarray
     Parameters
     ----------
     x : ndarray of uint8, shape (M, K)
-    weight : ndarray of int8, PackedMatrix or PackedBits without groups, shape (K, N)
+    weight : ndarray of int8, PackedMatrix or PackedBits, shape (K, N)
     init : ndarray of int32, shape (N,)
         Where the sums begin: `bias - zero_point * weight.sum(axis=0)`, by which they are those of `x - zero_point`.
 
@@ -44,7 +44,7 @@ def int8_sums(x: np.ndarray, weight: np.ndarray, init: np.ndarray) -> np.ndarray
     ndarray of int32, shape (M, N)
     """
     sums = x.astype(np.int64) @ _matrix(weight).astype(np.int64)
-    return (sums + init.reshape(-1)[: sums.shape[1]]).astype(np.int32)
+    return (sums + init[: sums.shape[1]]).astype(np.int32)
 
 
 def int8_dense(
@@ -57,18 +57,14 @@ def int8_dense(
 ) -> np.ndarray:
     """A whole integer layer: quantize what is float, sum, and give floats or the uint8 of the next layer.
 
-    A PackedBits may have groups of inputs with scales of their own. Then each group's int32 sum becomes a float32, is
-    multiplied by its scale, and these are added to 0 in order: ``((0 + s_0 * scale_0) + s_1 * scale_1) + ...``, with each
-    operation rounded to float32.
-
     Parameters
     ----------
     x : ndarray, shape (M, K)
         uint8; or float32, if ``source`` says how to quantize it.
     weight : ndarray of int8, PackedMatrix or PackedBits, shape (K, N)
-    init : ndarray of int32, shape (N,) or (G, N)
+    init : ndarray of int32, shape (N,)
         As in `int8_sums`.
-    scale : ndarray of float32, shape (N,) or (G, N)
+    scale : ndarray of float32, shape (N,)
         What one unit of a sum is worth: S_x * S_w in floats, (S_x * S_w) / S_y in steps of the output. ``init`` and
         ``scale`` may be longer, as ``weight.pad`` makes them.
     source : (float scale, int zero_point), optional
@@ -87,15 +83,59 @@ def int8_dense(
         If x is float and holds a NaN.
     """
     q = x if source is None else quantize(x, *source, 0, 255)
-    matrix, inputs = _matrix(weight), getattr(weight, "inputs", None)
-    if inputs is None:
-        sums, scale = int8_sums(q, matrix, init), scale.reshape(-1)[: matrix.shape[1]]
-        return sums.astype(np.float32) * scale if target is None else requantize(sums, scale, *target)
-    parts = [slice(begin, begin + inputs) for begin in range(0, len(matrix), inputs)]
-    total = np.zeros((len(q), matrix.shape[1]), np.float32)
-    for part, start, step in zip(parts, init.reshape(len(parts), -1), scale.reshape(len(parts), -1)):
-        scaled = int8_sums(q[:, part], matrix[part], start).astype(np.float32) * step[: matrix.shape[1]]
-        total = total + scaled
+    sums = int8_sums(q, weight, init)
+    scale = scale[: sums.shape[1]]
+    return sums.astype(np.float32) * scale if target is None else requantize(sums, scale, *target)
+
+
+def grouped_dense(
+    x: np.ndarray,
+    weight: np.ndarray,
+    group: int,
+    scale: np.ndarray,
+    start: np.ndarray,
+    factor: float,
+    source: tuple | None = None,
+    target: tuple | None = None,
+) -> np.ndarray:
+    """A whole integer layer whose weights have a scale for each ``group`` inputs.
+
+    Each group's int32 sum becomes a float32 and is multiplied by its scale; these are added to ``start`` in order, and the
+    total is multiplied by ``factor``. Every operation is rounded to float32.
+
+    Parameters
+    ----------
+    x : ndarray, shape (M, K)
+        uint8; or float32, if ``source`` says how to quantize it.
+    weight : PackedMatrix or PackedBits, shape (K, N)
+    group : int
+        A multiple of 32.
+    scale : ndarray of float32, shape (G, N), or longer, as ``weight.pad`` makes it
+        S_w. G = ceil(K / group).
+    start : ndarray of float32, shape (N,), or longer
+        What the zero point of x and the bias come to, in units of S_x.
+    factor : float32
+        S_x in floats, S_x / S_y in steps of the output.
+    source, target
+        As in `int8_dense`.
+
+    Returns
+    -------
+    ndarray, shape (M, N)
+        float32, or uint8 if there is a ``target``.
+
+    Raises
+    ------
+    ValueError
+        If x is float and holds a NaN.
+    """
+    q, matrix = x if source is None else quantize(x, *source, 0, 255), weight.integers()
+    total = np.repeat(start[None, : matrix.shape[1]], len(x), axis=0)
+    for g, begin in enumerate(range(0, len(matrix), group)):
+        part = slice(begin, begin + group)
+        sums = q[:, part].astype(np.int64) @ matrix[part].astype(np.int64)
+        total = total + sums.astype(np.float32) * scale[g, : matrix.shape[1]]
+    total = total * np.float32(factor)
     if target is None:
         return total
     zero_point, low = target
