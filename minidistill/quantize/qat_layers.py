@@ -220,7 +220,8 @@ class QATDense(Dense):
             self.see(self.input_range, self.input_reach, float(data.min()), float(data.max()))
             if self.stage == OBSERVE:
                 return unrounded(x, Grid(_ONE, None, self.input_range))
-        reach = self.learns(self.input_reach) if x.requires_grad else None  # of data, it would cost a product of its own
+        # That of data rests: its gradient would take a product of its own.
+        reach = self.learns(self.input_reach) if x.requires_grad else None
         return round_activations(x, self.grid(self.input_range, self.input_reach), reach)
 
     def converted(self):
