@@ -373,7 +373,7 @@ assert min(by_rounding[2, name].mean() for name in ROUNDINGS[1:]) > by_rounding[
 
 # %% [markdown]
 # No weight was trained, and no label was seen. At 2 bits this decides between a network and none. `clip="mse"` of
-# 9.1 goes together with all three; combine them in an exercise.
+# 9.1 can be combined with all three. Whether that helps them, an exercise asks.
 #
 # ## 9.4 Outliers
 #
