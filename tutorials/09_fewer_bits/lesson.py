@@ -588,8 +588,8 @@ assert gap["nearest, one scale", 3] > gap["quantization-aware", 3] + 0.5
 # %% [markdown]
 # Read it from the left. Eight bits cost nothing that stands out of the spread. At 3 bits good rounding, which trained
 # nothing and saw no label, does here what training does. At 2 bits it still comes close to plain quantization-aware
-# training, and LSQ is ahead of both. The digits are easy, and differences of a point are within the spread:
-# `python -m perf fewer_bits` draws this curve for MNIST.
+# training. LSQ is ahead of both by no more than the spread, and on MNIST it is not (README). The digits are easy,
+# and differences of a point may be luck: `python -m perf fewer_bits` draws this curve for MNIST.
 #
 # ## 9.6 Bits where they matter
 #
