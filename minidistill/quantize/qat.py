@@ -47,9 +47,8 @@ def prepare_qat(
     learned : bool
         Whether step sizes are trained: LSQ (Esser et al. 2020, "Learned Step Size Quantization"). For few bits. Those of
         activations start from their ranges, with zero points that stay: so calibration data decide them. That of the model's
-        inputs stays as it is: its gradient would take a product as large as the first layer's. Weight decay would
-        shrink these parameters, whose paths end in ``_reach``, and so clip more and more: leave them out of it, in a group of
-        their own.
+        inputs rests: its gradient would take another product. Weight decay would shrink these parameters, whose paths end in
+        ``_reach``, and so clip more and more: leave them out of it, in a group of their own.
     embeddings : bool
         Whether tables are rounded, a scale for each row.
     embedding_bits : int
