@@ -289,3 +289,24 @@ def test_a_state_that_does_not_fit_changes_nothing():
     momentum.step(np.ones(2))
     with pytest.raises(ValueError, match=r"0\.velocity is unknown"):
         optim.SGD(np.zeros(2), lr=0.1).load_state_dict(momentum.state_dict())
+
+
+def test_a_parameter_that_rests_costs_nothing_and_the_others_move_as_if_it_were_not_there():
+    """A frozen layer between two others: the arrays that a kernel is given are put together once, not in every step."""
+    rng = np.random.default_rng(0)
+    start, made = [rng.normal(size=4).astype(np.float32) for _ in range(3)], []
+    first, frozen, last = (nn.Parameter(value) for value in start)
+    alone = [nn.Parameter(start[0]), nn.Parameter(start[2])]
+    adam, twin = optim.Adam([first, frozen, last], lr=0.1), optim.Adam(alone, lr=0.1)
+    for step in range(5):
+        gradients = [rng.normal(size=4).astype(np.float32) for _ in range(2)]
+        adam.step([gradients[0], None, gradients[1]])
+        twin.step(gradients)
+        made.append(adam._bundles[0].part((True, False, True)))
+        assert np.array_equal(first.data, alone[0].data) and np.array_equal(last.data, alone[1].data), step
+    assert np.array_equal(frozen.data, start[1]) and all(bundle is made[0] for bundle in made)
+    state = adam.state_dict()
+    adam.load_state_dict(state)  # new arrays of moments, in the bundles that are there
+    adam.step([gradients[0], None, gradients[1]])
+    twin.step(gradients)
+    assert np.array_equal(first.data, alone[0].data)

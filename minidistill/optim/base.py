@@ -20,7 +20,7 @@ import numpy as np
 
 from ..functional import unflatten
 from ..tensor import RowSparse, Tensor
-from .bundles import Bundle, Entry, constraints_of, in_bundles
+from .bundles import Entry, constraints_of, in_bundles
 from .clipping import clip_norm, clip_values
 from .parameters import array_of, check_gradients, match_gradients, read_groups
 
@@ -282,7 +282,7 @@ class Optimizer:
             if True not in dense:
                 return
             gradients = [gradient for gradient in gradients if type(gradient) is np.ndarray]
-            bundle = Bundle([entry for entry, is_dense in zip(bundle.entries, dense) if is_dense], 0)
+            bundle = bundle.part(tuple(dense))
         params, slots = bundle.arrays(self.slot_names(bundle.group))
         grads = (*[gradient.ravel() for gradient in gradients], *bundle.fill)
         masks, constrained = bundle.masks()

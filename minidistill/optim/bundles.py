@@ -63,6 +63,13 @@ class Bundle:
         self.no_masks = together([], _BOOL)
         self._kept_for, self._kept = None, None
         self._masked_for, self._masked = (), None
+        self._parts = {}
+
+    def part(self, wanted):
+        """The bundle of those entries where ``wanted``, a tuple of bool, is true: the others have no dense gradient now."""
+        if wanted not in self._parts:
+            self._parts[wanted] = Bundle([entry for entry, is_wanted in zip(self.entries, wanted) if is_wanted], 0)
+        return self._parts[wanted]
 
     def arrays(self, slot_names):
         """(params, {name: slots}), flat and in fours. Made anew if an array was replaced, by `assign` for example."""
