@@ -295,8 +295,8 @@ def test_a_parameter_that_rests_costs_nothing_and_the_others_move_as_if_it_were_
     """A frozen layer between two others: the arrays that a kernel is given are put together once, not in every step."""
     rng = np.random.default_rng(0)
     start, made = [rng.normal(size=4).astype(np.float32) for _ in range(3)], []
-    first, frozen, last = (nn.Parameter(value) for value in start)
-    alone = [nn.Parameter(start[0]), nn.Parameter(start[2])]
+    first, frozen, last = (Parameter(value) for value in start)
+    alone = [Parameter(start[0]), Parameter(start[2])]
     adam, twin = optim.Adam([first, frozen, last], lr=0.1), optim.Adam(alone, lr=0.1)
     for step in range(5):
         gradients = [rng.normal(size=4).astype(np.float32) for _ in range(2)]
