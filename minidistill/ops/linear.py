@@ -55,14 +55,14 @@ def dense(x, weight, bias=None, activation=None):
     else:
         inputs = (x, weight, bias if isinstance(bias, Tensor) else as_tensor(bias, like=weight))
     shape = x._data.shape
-    a, w = x._data if len(shape) == 2 else _rows(x._data), weight._data  # (N, K), (K, M)
+    a, w = x._data if len(shape) == 2 else as_rows(x._data), weight._data  # (N, K), (K, M)
     b = inputs[2]._data if len(inputs) == 3 else None  # (M,), or what broadcasts to it
     y, pullback = dense_forward(a, w, b, activation)  # (N, M)
     wants_dx, wants_dw = x.requires_grad, weight.requires_grad
     kept = y if activation == "relu" else None
 
     def vjp(g):
-        g = g if g.ndim == 2 else _rows(g)
+        g = g if g.ndim == 2 else as_rows(g)
         dz, db = dense_backward(g if pullback is None else pullback(g), kept)  # (N, M), (M,)
         if wants_dx and wants_dw:
             dx, dw = products([(dz, w.T), (a.T, dz)])
@@ -88,9 +88,9 @@ def dense_forward(a, w, b, activation):
     return (y, None) if relu or activation is None else ACTIVATIONS[activation](y)
 
 
-def _rows(a):
-    """All axes but the last as one. Its length in numbers: -1 cannot be worked out for an empty array."""
-    return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
+def as_rows(a):
+    """An array with all axes but the last as one. Their length in numbers: -1 cannot be worked out for an empty array."""
+    return a if a.ndim == 2 else a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
 
 
 def embedding(table, ids):

@@ -23,10 +23,9 @@ from numbers import Real
 import numpy as np
 
 from ..datasets import Dataset
-from ..nn import Dense, mode, watch
-from ..tensor import as_tensor, gradients, recording
-from ..training import predict
-from ..training.inference import default_loss
+from ..nn import Dense, mode
+from ..tensor import gradients, recording
+from ..training.inference import default_loss, watch_inputs
 from ..training.loop import batch_inputs
 from .masks import kept_of, mask_lowest, prunable, set_mask, share_of
 
@@ -221,43 +220,15 @@ def activation(model, sparsity, data, scope="output", layers=None, batch_size=25
         with np.errstate(over="ignore"):  # an infinite score is told later, with the layer's name
             squares[path] = squares.get(path, 0) + (rows.astype(np.float64) ** 2).sum(axis=0)
 
-    watch_inputs(model, chosen, data, see, batch_size)
+    see_inputs(model, chosen, data, see, batch_size)
     scores = {p: np.abs(layer.weight.data) * np.sqrt(squares[p])[:, None] for p, layer in chosen.items()}
     mask_lowest(chosen, scores, sparsity, scope)
     return model
 
 
-def watch_inputs(model, layers, data, see, batch_size=256):
-    """Run the model over data and show what comes into some of its layers, in any Module (``nn.watch``).
-
-    Parameters
-    ----------
-    model : Module
-    layers : dict of str to Dense
-        By path.
-    data : ndarray, tuple of ndarrays, or Dataset
-    see : callable
-        ``see(path, rows)`` for each call of a layer; rows is an array of shape (N, K).
-    batch_size : int
-
-    Raises
-    ------
-    ValueError
-        If one of the layers is never called.
-    """
-    paths, reached = {id(layer): path for path, layer in layers.items()}, set()
-
-    def note(module, inputs, output):
-        path = paths.get(id(module))
-        if path is not None:
-            rows = as_tensor(inputs[0]).data
-            reached.add(path)
-            see(path, rows.reshape(-1, rows.shape[-1]))
-        return output
-
-    with watch(note):
-        predict(model, data, batch_size)
-    check_reached(layers, reached, "the data never reached")
+def see_inputs(model, layers, data, see, batch_size=256):
+    """`watch_inputs`, or ValueError if one of the layers is never called."""
+    check_reached(layers, watch_inputs(model, layers, data, see, batch_size), "the data never reached")
 
 
 def _mean_gradients(model, layers, data, loss, batch_size):

@@ -27,7 +27,7 @@ import numpy as np
 from ..kernels.blas import OneBlasThread
 from ..nn import Dense
 from ..nn.hessian import Hessian, walk
-from .criteria import watch_inputs
+from .criteria import see_inputs
 from .masks import check_left, check_sparsity, exact_count, kept_of, lowest, prunable, set_mask, share_of
 
 
@@ -74,7 +74,7 @@ def obs(model, sparsity, data, damping=0.01, layers=None, block=8, exact=False, 
     _check_settings(damping, block)
     chosen = prunable(model, layers, sparsity, Dense)
     hessians = {path: Hessian(f"layer {path!r}") for path in chosen}
-    watch_inputs(model, chosen, data, lambda path, rows: hessians[path].see(rows), batch_size)
+    see_inputs(model, chosen, data, lambda path, rows: hessians[path].see(rows), batch_size)
     pruned = {}
     with OneBlasThread():  # many small products and systems: a second thread would wait longer than it works
         for path, layer in chosen.items():

@@ -1,8 +1,8 @@
 """Quantization.
 
-Read ``affine`` (the arithmetic), ``observers``, ``integers`` and ``layers`` (the integer engine), ``partial`` (weight-only,
-dynamic, embeddings), ``post_training``, then ``report``; ``simulated``, ``qat_layers`` and ``qat``
-(quantization-aware training).
+Read ``affine`` (the arithmetic), ``observers``, ``weights``, ``integers`` and ``layers`` (the integer engine), ``partial``
+(weight-only, dynamic, embeddings), ``edges`` and ``post_training``, then ``report``. What makes few bits good enough:
+``rounding``, ``bias_correction``, ``equalize``; and training: ``simulated``, ``qat_layers``, ``qat``.
 """
 
 from .affine import activation_scale, fixed_point, group_scales, row_scales, weight_limit, weight_scales

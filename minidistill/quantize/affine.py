@@ -4,7 +4,7 @@ S is the scale (a positive float32), Z the zero point, an integer; 0 is always e
 padding, relu and pruned weights are full of zeros (Jacob et al. 2018, "Quantization and Training of Neural Networks for
 Efficient Integer-Arithmetic-Only Inference", section 2.1). Weights are symmetric: Z = 0, q in [-127, 127] or, of fewer bits,
 in [-limit, limit] (`weight_limit`), a scale for each output channel or for some inputs of it. Activations are uint8 with one
-scale. The one rounding of the engine is in ``kernels/reference.quantize``; this file only chooses S and Z.
+scale. The one rounding of the engine is in ``kernels/reference.quantize``; this file chooses S and Z.
 
 Shapes: K inputs of a layer, M outputs, G groups of inputs.
 """
@@ -14,6 +14,8 @@ from __future__ import annotations
 from numbers import Integral
 
 import numpy as np
+
+from ..kernels import quantize
 
 ACTIVATION_MAX = 255  # of uint8
 WEIGHT_MAX = 127  # of int8 without -128, so that the range is symmetric
@@ -133,6 +135,13 @@ def for_each_weight(scale, group, in_features):
     return scale if group is None else np.repeat(scale, group, axis=0)[:in_features]
 
 
+def nearest(weight, scale, limit):
+    """The nearest integers in [-limit, limit], int8 of the weight's shape; the scale has any shape that broadcasts to it."""
+    weight = np.asarray(weight, np.float32)
+    each = np.broadcast_to(np.asarray(scale, np.float32), weight.shape)
+    return quantize(weight.reshape(-1), each.reshape(-1), 0, -limit, limit).reshape(weight.shape)
+
+
 def check_clip(clip):
     """Return ``clip``, or refuse it."""
     if clip not in ("max", "mse"):
@@ -149,7 +158,7 @@ def _least_error(weight, scales, limit, per_channel):
     best, least = np.ones_like(scales), np.full(scales.shape, np.inf)
     for factor in np.linspace(1, 0.2, 40, dtype=np.float32):
         step = np.maximum(scales * factor, SMALLEST)
-        errors = np.square(np.clip(np.rint(weight / step), -limit, limit) * step - weight).sum(axis=0, dtype=np.float64)
+        errors = np.square(nearest(weight, step, limit) * step - weight).sum(axis=0, dtype=np.float64)
         errors = errors if per_channel else np.full_like(errors, errors.sum())
         best, least = np.where(errors < least, factor, best), np.minimum(errors, least)
     return best

@@ -14,9 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..kernels import dequantize, quantize, quantize_rows
-from ..nn import watch
-from ..tensor import as_tensor
-from ..training import predict
+from ..training.inference import watch_inputs
 from .layers import QuantizedDense
 from .partial import DynamicDense
 
@@ -58,19 +56,13 @@ def correct_biases(model, twin, layers, calibration, batch_size=256):
 
 def _mean_inputs(model, layers, data, batch_size):
     """{path: mean input (K,), float64} over all data, in the order of computation; inputs as the layer rounds them."""
-    paths, sums = {id(layer): path for path, layer in layers.items()}, {}
+    sums = {}
 
-    def note(module, inputs, output):
-        path = paths.get(id(module))
-        if path is not None:
-            x = as_tensor(inputs[0]).numpy()
-            rows = _rounded(module, x.reshape(-1, x.shape[-1]))
-            total, count = sums.get(path, (0, 0))
-            sums[path] = total + rows.sum(axis=0, dtype=np.float64), count + len(rows)
-        return output
+    def see(path, rows):
+        total, count = sums.get(path, (0, 0))
+        sums[path] = total + _rounded(layers[path], rows).sum(axis=0, dtype=np.float64), count + len(rows)
 
-    with watch(note):
-        predict(model, data, batch_size)
+    watch_inputs(model, layers, data, see, batch_size)
     return {path: total / count for path, (total, count) in sums.items()}
 
 

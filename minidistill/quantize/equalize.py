@@ -26,10 +26,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ..datasets import Dataset
-from ..nn import Dense, Mask, Module, Parameter, example_inputs, trace, watch
+from ..nn import Dense, Mask, Module, Parameter, example_inputs, trace
 from ..nn.forward_only import replaceable
-from ..tensor import as_tensor
 from ..training import predict
+from ..training.inference import watch_inputs
 from .edges import takers_of
 
 HOMOGENEOUS = ("relu", "leaky_relu")  # f(x / s) = f(x) / s for s > 0
@@ -238,15 +238,10 @@ def _largest_inputs(model, layers, data, batch_size):
     """{id of the layer: largest absolute value at each input, (K,), float64} over all data."""
     largest = {id(layer): np.zeros(layer.in_features) for layer in layers}
 
-    def note(module, inputs, output):
-        if id(module) in largest:
-            x = np.abs(as_tensor(inputs[0]).data)
-            x = x.reshape(-1, x.shape[-1]).max(axis=0).astype(np.float64)
-            largest[id(module)] = np.maximum(largest[id(module)], x)  # NaN stays
-        return output
+    def see(name, rows):
+        largest[name] = np.maximum(largest[name], np.abs(rows).max(axis=0).astype(np.float64))  # NaN stays
 
-    with watch(note):
-        predict(model, data, batch_size)
+    watch_inputs(model, {id(layer): layer for layer in layers}, data, see, batch_size)
     if not all(np.isfinite(x).all() for x in largest.values()):
         raise ValueError(
             "smooth met NaN or infinity in what comes into a layer.\nUnits are scaled by their largest activation.\n"

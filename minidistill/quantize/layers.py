@@ -1,5 +1,4 @@
-"""The integer layers. Read ``affine.py``, ``weights.py``, ``integers.py`` and
-``nn/forward_only.py`` before this file.
+"""The integer layers. Read ``affine.py``, ``weights.py``, ``integers.py`` and ``nn/forward_only.py`` before this file.
 
 `QuantizedDense` computes (Dense, relu, output quantizer) in one pass: uint8 in, int32 sums, uint8 out. Where a model begins
 it takes floats and rounds them on the way in; where integers end (the last layer, an activation without an integer form) it

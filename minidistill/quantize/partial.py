@@ -21,7 +21,6 @@ from ..kernels import (
     int8_sums,
     lookup_rows,
     product,
-    quantize,
     quantize_rows,
 )
 from ..kernels.bit_packing import pack_fields, unpack_fields
@@ -30,7 +29,7 @@ from ..nn.layers import check_ids
 from ..nn.module import Module
 from ..nn.serialize import register
 from ..tensor import Tensor
-from .affine import bias_room, row_scales, weight_limit
+from .affine import bias_room, nearest, row_scales, weight_limit
 from .weights import (
     check_bits,
     check_group,
@@ -211,11 +210,8 @@ class QuantizedEmbedding(Module):
                 f"QuantizedEmbedding({num_embeddings}, {embedding_dim}) was asked for.\nBoth numbers are at least 1.\n"
                 "Make it with quantize.post_training, from a model with an nn.Embedding."
             )
-        self.num_embeddings, self.embedding_dim, self.bits = (
-            int(num_embeddings),
-            int(embedding_dim),
-            check_table_bits(bits),
-        )
+        self.num_embeddings, self.embedding_dim = int(num_embeddings), int(embedding_dim)
+        self.bits = check_table_bits(bits)
         self.weight_q = np.zeros(**_table_form(num_embeddings, embedding_dim, bits))
         self.weight_scale = np.ones(self.num_embeddings, np.float32)
 
@@ -223,9 +219,8 @@ class QuantizedEmbedding(Module):
     def from_embedding(cls, embedding, bits=8):
         """Quantize the table (R, D) of an `Embedding`; raises ValueError if it is not finite."""
         layer = cls(embedding.num_embeddings, embedding.embedding_dim, bits)
-        scale, limit = row_scales(embedding.weight.data, bits), weight_limit(bits)
-        q = quantize(np.ascontiguousarray(embedding.weight.data.T), scale, 0, -limit, limit).T
-        return layer.hold(q, scale)
+        table, scale = embedding.weight.data, row_scales(embedding.weight.data, bits)
+        return layer.hold(nearest(table, scale[:, None], weight_limit(bits)), scale)
 
     def hold(self, q, scale):
         """Take these integers, int8 (R, D), and scales, (R,). Returns the layer."""

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from ..nn import Embedding, Module, replace, watch
 from ..nn.forward_only import replaceable
-from ..tensor import as_tensor
 from ..training import predict
+from ..training.inference import watch_inputs
 from .affine import weight_limit
 from .bias_correction import correct_biases
 from .edges import integer_edges
@@ -218,16 +218,11 @@ def calibrate(model, layers, calibration, observer, rounding, settings, batch_si
             "post_training got no calibration data.\nStatic scales come from data, and so does rounding by what a layer "
             "sees; there is no default.\nPass calibration=train.x, or mode='dynamic'."
         )
-    paths = {id(layer): path for path, layer in layers.items()}
 
-    def see(module, inputs, output):
-        if (path := paths.get(id(module))) is not None:
-            x = as_tensor(inputs[0]).data
-            for watching in (observers, roundings):
-                if path in watching:
-                    watching[path].see(x.reshape(-1, x.shape[-1]))
-        return output
+    def see(path, rows):
+        for watching in (observers, roundings):
+            if path in watching:
+                watching[path].see(rows)
 
-    with watch(see):
-        predict(model, calibration, batch_size)
+    watch_inputs(model, layers, calibration, see, batch_size)
     return observers

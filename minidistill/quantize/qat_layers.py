@@ -20,7 +20,7 @@ from ..nn.module import generator_in_use
 from ..nn.serialize import register
 from ..ops.activation import dropout_factors
 from ..tensor import as_tensor, record
-from .affine import ACTIVATION_MAX, SMALLEST, activation_scale, bias_room, row_scales, weight_limit
+from .affine import ACTIVATION_MAX, SMALLEST, activation_scale, bias_room, nearest, row_scales, weight_limit
 from .layers import QuantizedDense, QuantizedReLU
 from .observers import MovingAverage, moving_average
 from .partial import QuantizedEmbedding, check_table_bits
@@ -349,7 +349,7 @@ class QATEmbedding(Embedding):
         rows = ops.embedding(self.weight, check_ids(self, ids))
         table, limit = np.asarray(rows.data, np.float32).reshape(-1, self.embedding_dim), weight_limit(self.bits)
         scale = row_scales(table, self.bits)[:, None]
-        values = np.clip(np.rint(table / scale), -limit, limit) * scale
+        values = nearest(table, scale, limit) * scale
         return record("round rows", values.reshape(rows.shape), (rows,), (lambda g: g,), saves=())
 
     def converted(self):

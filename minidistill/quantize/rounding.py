@@ -26,6 +26,7 @@ from ..kernels import product
 from ..kernels.blas import OneBlasThread
 from ..nn.hessian import Hessian, walk
 from ..optim import Adam
+from .affine import nearest
 
 
 class Nearest:
@@ -199,16 +200,10 @@ def make_rounding(kind, name="a layer"):
     return kind(name)
 
 
-def nearest(weight, scale, limit):
-    """clip(rint(w / S)), in float32 as everywhere: int8 of the weight's shape. S has any shape that broadcasts to it."""
-    q = np.rint(np.asarray(weight, np.float32) / np.asarray(scale, np.float32))
-    return np.clip(q, -limit, limit).astype(np.int8)
+def output_errors(hessian, difference):
+    """dᵀ H d of each output, (M,), for a change d (K, M) of the weight."""
+    return (difference * (hessian @ difference)).sum(axis=0)
 
 
 def _is_positive(number):
     return isinstance(number, Real) and 0 < number < math.inf
-
-
-def output_errors(hessian, difference):
-    """dᵀ H d of each output, (M,), for a change d (K, M) of the weight."""
-    return (difference * (hessian @ difference)).sum(axis=0)

@@ -35,6 +35,7 @@ from ..kernels import (
     requantize_steps,
     round_backward,
 )
+from ..ops.linear import as_rows
 from ..tensor import record
 from .affine import ACTIVATION_MAX
 from .integers import LazyTensor, floats_asked
@@ -151,7 +152,7 @@ def round_activations(x, grid, reach=None):
     steps = activation_steps(data, grid.scale, low, high)
 
     def vjp(g):
-        passed, step = round_backward(_rows(g), _rows(data), np.full(width, grid.scale), low, high)
+        passed, step = round_backward(as_rows(g), as_rows(data), np.full(width, grid.scale), low, high)
         return passed.reshape(data.shape), _for_reach(step, ACTIVATION_MAX, width)
 
     inputs = (x,) if reach is None else (x, reach)
@@ -174,7 +175,7 @@ def simulated_dense(layer, x, weight):
     Tensor, shape (..., M)
         A `SimulatedTensor` if the layer gives integers.
     """
-    rows, input_scale, width = _rows(x.steps), x.grid.scale, layer.out_features
+    rows, input_scale, width = as_rows(x.steps), x.grid.scale, layer.out_features
     sums = exact_sums(rows, weight, x.grid.zero_point)  # (N, M)
     grid = layer.output_grid(sums, weight.sum_scale)
     rounds = grid is not None and grid.zero_point is not None
@@ -191,7 +192,7 @@ def simulated_dense(layer, x, weight):
     reach = layer.learns(layer.output_reach) if rounds else None
 
     def vjp(g):
-        g = _rows(g)
+        g = as_rows(g)
         if rounds:
             to_input, to_weight, db, step = requantize_backward(
                 g, v, low, high, layer.gives_relu, weight.scale, input_scale
@@ -217,11 +218,6 @@ def simulated_dense(layer, x, weight):
     y = y if len(shape) == 2 else y.reshape(*shape[:-1], width)
     out = record("simulated dense", y, inputs, vjp, saves=inputs[:2])
     return out if grid is None else SimulatedTensor(out, grid, layer)
-
-
-def _rows(a):
-    """All axes but the last as one."""
-    return a if a.ndim == 2 else a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
 
 
 def exact_sums(rows, weight, zero_point):

@@ -10,10 +10,9 @@ from numbers import Integral
 
 import numpy as np
 
-from ..kernels import quantize
 from ..kernels.bit_packing import PackedBits, stored_size
 from ..kernels.packing import PackedMatrix
-from .affine import for_each_weight, group_scales, weight_limit, weight_scales
+from .affine import for_each_weight, group_scales, nearest, weight_limit, weight_scales
 
 
 def round_weight(weight, bias, input_scale, per_channel, bits, group, clip, rounding):
@@ -25,11 +24,9 @@ def round_weight(weight, bias, input_scale, per_channel, bits, group, clip, roun
     else:
         scale = group_scales(weight, group, input_scale, bits, clip)
     each, limit = for_each_weight(scale, group, len(weight)), weight_limit(bits)
-    if rounding is not None:
-        return _checked(rounding.integers(weight, each, limit), weight.shape, limit, rounding), scale
-    if group is None:
-        return quantize(weight, scale, 0, -limit, limit), scale
-    return quantize(weight.reshape(-1), each.reshape(-1), 0, -limit, limit).reshape(weight.shape), scale
+    if rounding is None:
+        return nearest(weight, each, limit), scale
+    return _checked(rounding.integers(weight, each, limit), weight.shape, limit, rounding), scale
 
 
 def _checked(q, shape, limit, rounding):

@@ -16,9 +16,9 @@ from ..datasets.dataset import check_batch_size
 from ..kernels import all_finite
 from ..kernels.blas import SMALL, WORTH_SPLITTING, OneBlasThread
 from ..kernels.pool import split
-from ..nn import Module, mode
+from ..nn import Module, mode, watch
 from ..nn.module import NeedsTensors, is_watched
-from ..tensor import no_grad, recording
+from ..tensor import as_tensor, no_grad, recording
 from .metrics import find_metrics
 
 MANY_ROWS = 64  # a batch of fewer is not worth splitting: each thread would read all the weights for a few rows
@@ -111,6 +111,38 @@ def _checked_inputs(x):
         if fine:
             return (x,)
     return Dataset(_as_arrays(x), None, dtype=None).inputs
+
+
+def watch_inputs(model, layers, data, see, batch_size=256):
+    """Run the model over data and show what comes into some of its layers, in any Module (``nn.watch``).
+
+    Parameters
+    ----------
+    model : Module
+    layers : dict of object to Module
+        By path, or by any name.
+    data : ndarray, tuple of ndarrays, or Dataset
+    see : callable
+        ``see(name, rows)`` for each call of a layer; rows is an array of shape (N, K).
+    batch_size : int
+
+    Returns
+    -------
+    set
+        The names of the layers that were called.
+    """
+    names, reached = {id(layer): name for name, layer in layers.items()}, set()
+
+    def note(module, inputs, output):
+        if id(module) in names:
+            name, rows = names[id(module)], as_tensor(inputs[0]).data
+            reached.add(name)
+            see(name, rows.reshape(-1, rows.shape[-1]))
+        return output
+
+    with watch(note):
+        predict(model, data, batch_size)
+    return reached
 
 
 def evaluate(model, data, loss=None, metrics=None, batch_size=256):
