@@ -38,7 +38,8 @@ def scanned(digits):
 
 
 def kl(model, small, x):
-    return distill.kd_loss(md.predict(small, x), md.predict(model, x), temperature=1.0, alpha=1.0).item()
+    answers, exact = (md.predict(m, x).astype(np.float64) for m in (small, model))
+    return distill.kd_loss(answers, exact, temperature=1.0, alpha=1.0).item()
 
 
 # ---- the search ------------------------------------------------------------------------------------------------------
@@ -112,14 +113,14 @@ def test_the_search_beats_uniform_bits_at_equal_bytes(digits):
 def test_what_is_in_the_table_was_measured(digits, scanned):
     model, train, validation = digits[0]
     base = quantize.post_training(model, calibration=train.x)
-    assert scanned.base == pytest.approx(kl(model, base, validation.x), rel=1e-4)
+    assert scanned.base == pytest.approx(kl(model, base, validation.x), rel=1e-9)
     assert list(scanned.layers) == ["0", "1", "2", "3"]
     for path, rows in scanned.layers.items():
         assert [choice.name for choice in rows] == ["8 bits", "4 bits", "2 bits", "50 % sparse", "90 % sparse"]
         assert rows[0].damage == 0
         for choice in rows[1:3]:
             small = quantize.post_training(model, calibration=train.x, bits={path: choice.bits})
-            assert choice.damage + scanned.base == pytest.approx(kl(model, small, validation.x), rel=1e-3)
+            assert choice.damage + scanned.base == pytest.approx(kl(model, small, validation.x), rel=1e-9)
             saved = rows[0].bytes - choice.bytes
             assert abs(file_bytes(base) - file_bytes(small) - saved) < 150  # a description of other length
             layer = model.get(path)
@@ -133,7 +134,7 @@ def test_a_plan_is_what_is_built_and_what_a_file_holds(digits, scanned, tmp_path
     before = model.state_dict()
     small, plan = scanned.fit(16_000)
     assert plan.bytes == file_bytes(small) <= 16_000
-    assert plan.damage == pytest.approx(kl(model, small, validation.x), rel=1e-4)
+    assert plan.damage == pytest.approx(kl(model, small, validation.x), rel=1e-9)
     assert plan.sparsity and {type(small.get(path)) for path in plan.sparsity} == {prune.SparseDense}
     for path, share in plan.sparsity.items():
         layer = small.get(path)
@@ -188,7 +189,8 @@ def test_masks_that_are_there_are_stored_as_they_are(digits):
     for path, rows in scan.layers.items():
         assert rows[1].bytes == rows[2].bytes and rows[1].damage == rows[2].damage
         assert abs(rows[1].damage) < 1e-3  # only that eight bits are rounded otherwise
-        assert prune.sparsity(pruned).layers[path].sparsity == pytest.approx(0.6, abs=1e-3)
+        counted = prune.sparsity(pruned).layers[path]
+        assert counted.masked == round(0.6 * model.get(path).weight.size)
 
 
 def test_bytes_of_the_memory_can_be_counted(digits):
@@ -217,7 +219,7 @@ def test_numbers_and_tables_and_several_inputs(rng):
     assert scan.measure == "mse" and list(scan.layers) == ["hidden", "out"]
     small, plan = scan.fit(scan.uniform()[4].bytes)
     expected = np.square(md.predict(small, ids).astype(float) - md.predict(model, ids)).mean()
-    assert plan.damage == pytest.approx(expected, rel=1e-4)
+    assert plan.damage == pytest.approx(expected, rel=1e-9)
     only_sparse = deploy.Plan({path: rows[-1] for path, rows in scan.layers.items()}, 0, 0.0, None, scan._make).build(
         model
     )

@@ -24,7 +24,10 @@ def test_the_largest_integers_are_symmetric_and_the_largest_weight_reaches_them(
     layer = quantize.post_training(network(), X, bits=bits).layers[0]
     assert np.array_equal(np.abs(layer.integers()).max(axis=0), np.full(70, limit))
     weight = network().layers[0].weight.data
-    assert np.abs(layer.weight - weight).max(axis=0) == pytest.approx(layer.weight_scale / 2, rel=0.2)
+    errors = (
+        np.abs(layer.weight - weight).max(axis=0) / layer.weight_scale
+    )  # in steps: of 96 weights, one is near a half
+    assert errors.max() <= 0.5 + 1e-5 and errors.min() > 0.4
 
 
 def test_two_bits_are_minus_one_zero_and_one():
@@ -112,7 +115,7 @@ def test_weight_only_is_the_float_model_of_the_rounded_weights(bits, group):
     twin = model.copy()
     for float_layer, layer in zip(twin.layers, small.layers):
         float_layer.weight.assign(layer.weight)
-    np.testing.assert_allclose(md.predict(small, X), md.predict(twin, X), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(md.predict(small, X), md.predict(twin, X), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("bits", [4, 3])
@@ -122,7 +125,7 @@ def test_dynamic_layers_multiply_the_same_integers(bits):
     for float_layer, layer in zip(twin.layers, small.layers):
         float_layer.weight.assign(layer.weight)
     error = np.abs(md.predict(small, X) - md.predict(twin, X)).max()
-    assert 0 < error < 0.02 * np.abs(md.predict(twin, X)).max()  # inputs have 8 bits
+    assert 0 < error < 0.01 * np.abs(md.predict(twin, X)).max()  # inputs have 8 bits
 
 
 @pytest.mark.parametrize("mode", ["static", "weight_only", "dynamic"])
@@ -237,9 +240,9 @@ def test_the_clipped_scale_has_the_least_error_of_all_that_were_tried():
 
         tried = np.array([error(widest * F(t)) for t in np.linspace(0.2, 1, 40)])
         if per_channel:
-            np.testing.assert_allclose(error(clipped), tried.min(axis=0), rtol=1e-3)
+            np.testing.assert_allclose(error(clipped), tried.min(axis=0), rtol=1e-5)
         else:
-            np.testing.assert_allclose(error(clipped).sum(), tried.sum(axis=1).min(), rtol=1e-3)
+            np.testing.assert_allclose(error(clipped).sum(), tried.sum(axis=1).min(), rtol=1e-5)
         assert (clipped < widest).all()
 
 

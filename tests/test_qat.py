@@ -172,7 +172,7 @@ def test_dropout_does_not_widen_the_range_of_what_comes_before_it():
     ).numpy()
     weight = layer.rounded_weight(F(1))
     z = (rounded * dropped.factors) @ (weight.steps * weight.scale) + layer.bias.data
-    np.testing.assert_allclose(h.numpy(), ops.gelu(z).numpy(), atol=1e-3)
+    np.testing.assert_allclose(h.numpy(), ops.gelu(z).numpy(), rtol=1e-5, atol=1e-5)
     assert not leaf.grad[dropped.factors == 0].any() and leaf.grad[dropped.factors > 0].all()
 
 
@@ -235,9 +235,9 @@ def test_gradients_are_those_of_operations_with_straight_through_rounding(per_ch
                 expected * largest * np.sqrt(largest / count)
             )  # from the slope by Q * S to that by S, then sqrt(Q / n)
         np.testing.assert_allclose(
-            parameter.grad, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max(), err_msg=name
+            parameter.grad, expected, rtol=2e-4, atol=2e-4 * np.abs(expected).max(), err_msg=name
         )
-    np.testing.assert_allclose(leaf.grad, x64.grad, rtol=2e-3, atol=1e-4)
+    np.testing.assert_allclose(leaf.grad, x64.grad, rtol=2e-4, atol=1e-5)
 
 
 def test_gradient_descent_moves_a_learned_step_as_the_paper_does():
@@ -280,8 +280,8 @@ def test_a_learned_step_stays_positive_and_a_column_of_zeros_keeps_its_bias():
     assert all((p.data > 0).all() for name, p in qat.named_parameters() if name.endswith("_reach"))
     assert np.array_equal(md.predict(quantize.convert(qat), x), md.predict(qat, x))
     qat = quantize.prepare_qat(model, x, bits=3, learned=True)
-    column = quantize.convert(qat).layers[0].bias[3]
-    assert column == pytest.approx(model.layers[0].bias.data[3], rel=1e-2)
+    layer = quantize.convert(qat).layers[0]
+    assert abs(layer.bias[3] - model.layers[0].bias.data[3]) <= 0.501 * layer.sum_scale()[3]  # half a step
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 100.0])  # of the weights
