@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quantized_models import Branches, HalfRelu, Untraceable
 
 import minidistill as md
 from minidistill import datasets, ledger, losses, nn, ops, quantize
@@ -222,17 +223,6 @@ def test_a_layer_used_twice_gives_floats():
 
 
 def test_a_result_that_feeds_two_layers_and_one_that_is_also_an_output():
-    class Branches(nn.Module):
-        def __init__(self):
-            self.stem = nn.Dense(8, 8, activation="relu", rng=0)
-            self.left, self.right = nn.Dense(8, 4, activation="relu", rng=1), nn.Dense(8, 4, rng=2)
-            self.end = nn.Dense(4, 4, rng=3)
-
-        def forward(self, x):
-            stem = self.stem(x)
-            left = self.left(stem)
-            return ops.add(ops.add(self.end(left), left), self.right(stem))
-
     model, x = Branches(), data(40, 8)
     integer = quantize.post_training(model, calibration=x)
     assert [bool(layer.output_scale[0]) for layer in (integer.stem, integer.left, integer.right)] == [
@@ -271,36 +261,14 @@ def test_what_the_trace_does_not_see_gets_floats(kind):
     assert quantize.signal_to_noise(md.predict(model, x[-20:]), md.predict(integer, x[-20:])) > 30
 
 
-class _HalfRelu(nn.Module):
-    """What a layer gives goes to another both through a relu layer and as it is: that relu is not the first layer's."""
-
-    def __init__(self):
-        self.a, self.relu, self.b = nn.Dense(8, 8, rng=0), nn.ReLU(), nn.Dense(8, 4, rng=1)
-
-    def forward(self, x):
-        h = self.a(x)
-        return ops.add(self.b(self.relu(h)), self.b(h))
-
-
 def test_a_relu_on_one_of_two_ways_is_not_done_for_both():
-    model, x = _HalfRelu(), np.random.default_rng(0).normal(size=(200, 8)).astype(F)
+    model, x = HalfRelu(), np.random.default_rng(0).normal(size=(200, 8)).astype(F)
     int8 = quantize.post_training(model, x)
     assert quantize.signal_to_noise(md.predict(model, x), md.predict(int8, x)) > 30  # 9 dB if it were
 
 
 def test_a_model_that_cannot_be_traced_is_converted_layer_by_layer_and_says_so():
-    class Pair(nn.Module):
-        def forward(self, x):
-            return x, x
-
-    class Odd(nn.Module):
-        def __init__(self):
-            self.pair, self.a, self.b = Pair(), nn.Dense(8, 8, activation="relu", rng=0), nn.Dense(8, 4, rng=1)
-
-        def forward(self, x):
-            return self.b(self.a(self.pair(x)[0]))
-
-    model, x = Odd(), data(40, 8)
+    model, x = Untraceable(), data(40, 8)
     with pytest.warns(UserWarning, match=r"could not follow the model: .*\n.*floats between them"):
         integer = quantize.post_training(model, calibration=x)
     assert outputs(integer) == [False, False]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quantized_models import Branches, HalfRelu
 
 import minidistill as md
 from minidistill import nn, ops, optim, prune, quantize
@@ -155,20 +156,6 @@ class Twice(nn.Module):
         return self.head(self.inner(self.inner(x)))
 
 
-class Branches(nn.Module):
-    """One result for two layers, and one that is also an output."""
-
-    def __init__(self):
-        self.stem = nn.Dense(8, 8, activation="relu", rng=0)
-        self.left, self.right = nn.Dense(8, 4, activation="relu", rng=1), nn.Dense(8, 4, rng=2)
-        self.end = nn.Dense(4, 4, rng=3)
-
-    def forward(self, x):
-        stem = self.stem(x)
-        left = self.left(stem)
-        return ops.add(ops.add(self.end(left), left), self.right(stem))
-
-
 class TwoProducers(nn.Module):
     """Layers that take what two others give; one of these feeds another layer, too."""
 
@@ -179,17 +166,6 @@ class TwoProducers(nn.Module):
     def forward(self, x):
         a, b = self.a(x), self.b(x)
         return ops.add(ops.add(self.both(a), self.both(b)), self.second(b))
-
-
-class HalfRelu(nn.Module):
-    """What a layer gives goes to another both as it is and through a relu layer: that relu is not the first layer's."""
-
-    def __init__(self):
-        self.a, self.relu, self.b = nn.Dense(8, 8, rng=0), nn.ReLU(), nn.Dense(8, 4, rng=1)
-
-    def forward(self, x):
-        h = self.a(x)
-        return ops.add(self.b(self.relu(h)), self.b(h))
 
 
 class Unseen(nn.Module):

@@ -6,6 +6,7 @@ import copy
 
 import numpy as np
 import pytest
+from quantized_models import Untraceable
 
 import minidistill as md
 from minidistill import datasets, distill, losses, nn, ops, optim, prune, quantize
@@ -608,20 +609,9 @@ def test_the_mode_of_every_layer_is_that_of_the_float_model():
 
 
 def test_a_model_that_cannot_be_traced_trains_with_floats_in_between_and_says_so():
-    class Pair(nn.Module):
-        def forward(self, x):
-            return x, x
-
-    class Odd(nn.Module):
-        def __init__(self):
-            self.pair, self.a, self.b = Pair(), nn.Dense(8, 8, activation="relu", rng=0), nn.Dense(8, 4, rng=1)
-
-        def forward(self, x):
-            return self.b(self.a(self.pair(x)[0]))
-
     x = data(k=8)
     with pytest.warns(UserWarning, match="could not follow the model"):
-        qat = quantize.prepare_qat(Odd(), x)
+        qat = quantize.prepare_qat(Untraceable(), x)
     assert qat.a.output_range is None
     train(qat, x)
     assert np.array_equal(md.predict(qat, x), md.predict(quantize.convert(qat), x))
