@@ -158,6 +158,9 @@ def test_numbers_that_do_not_fit_are_refused_since_kernels_read_by_address():
         (x, packed, 32, scale[:1], start),
         (x, packed, 32, scale[:, :40], start),
         (x, packed, 32, scale, start[:40]),
+        (x, packed, 32, scale.astype(np.float64), start),
+        (x, packed, 32, scale, start.astype(np.float64)),
+        (x, packed, 32, np.asfortranarray(scale), start),
     ):
         with pytest.raises(ValueError, match="an integer product got x"):
             kernels.grouped_dense(*wrong, 1.0)

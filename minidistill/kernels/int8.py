@@ -6,8 +6,8 @@ weight, and stores. Inputs are read once, sums never leave the first-level cache
 memory between two integer layers.
 
 Weights of 2 to 4 bits (`PackedBits`) have a kernel of their own, which reads fewer bytes and unpacks them in registers; on
-AMX, whose tiles take bytes from memory, and on processors without 8-bit products they are unpacked first. Groups of inputs
-with scales of their own go through it too.
+AMX, whose tiles take bytes from memory, and on processors without 8-bit products they are unpacked first. Where groups of
+inputs have scales of their own (`grouped_dense`), totals are floats.
 
 ``perf/ladders/int8.py`` climbs from three loops to this, a rung an idea. Given up for simplicity: more than two heights of
 tile for each kind, and blocking for weights that exceed the second-level cache.
@@ -107,17 +107,15 @@ def grouped_dense(
     """As `reference.grouped_dense`: a panel's totals stay in the first-level cache while its groups are added to them."""
     _check_input(x, weight, start, source)
     (k, _), columns = weight.matrix_shape, weight.columns
-    if scale.shape != (-(-k // group), columns) or start.size != columns or group % 32:
+    fits = scale.shape == (-(-k // group), columns) and start.size == columns and group % 32 == 0
+    if not fits or not scale.dtype == start.dtype == _FLOAT32 or not scale.flags.carray:
         raise _misfit(x, weight, scale, source)
-    in_bits = type(weight) is PackedMatrix or weight.bits not in FIELDS
-    data = (
-        weight.data.reshape(len(weight.data), -1, weight.layout.columns * weight.layout.group)
-        if in_bits
-        else weight.data
-    )
+    in_bytes, data = type(weight) is PackedMatrix or weight.bits not in FIELDS, weight.data
+    if in_bytes:
+        data = data.reshape(len(data), -1, weight.layout.columns * weight.layout.group)
     numbers = (*(source or _NO_SOURCE), factor, *(target or (0, 0)))
     result, kind = FLOATS if target is None else BYTES, "avx512_vnni" if weight.kind == "amx" else weight.kind
-    kernel = _group_kernel(kind, 8 if in_bits else weight.bits, result, source is not None)
+    kernel = _group_kernel(kind, 8 if in_bytes else weight.bits, result, source is not None)
     return _run(kernel, result, x, weight, data, (scale, start, group, *map(float, numbers)))
 
 
