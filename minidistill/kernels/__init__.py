@@ -4,9 +4,9 @@ Reading order: `reference/` says what each kernel computes, in plain NumPy, and 
 engine. `_jit.py` says how kernels are compiled, and `pool.py` how threads share their work. Then, in any order, the
 fast twins: `blas.py` (BLAS on our threads), `dense.py` (bias, relu), `softmax.py` (cross-entropy, distillation),
 `optimizer.py` (SGD, Adam), `embedding.py` (repeated ids), `elementwise.py` (erf), `images.py` (augmentation),
-`affine.py` (rounding to 8 bits), `fake_quant.py` (rounding while a model trains), `half.py` (16-bit floats), `int8.py` (products
-with integers of 8 bits and fewer, with `cpu.py`, `packing.py`, `bit_packing.py` and `intrinsics.py` below it), `sparse.py`
-(products with what pruning has left, with `sparse_formats.py` and `sparse_intrinsics.py` below it).
+`affine.py` (rounding to 8 bits), `fake_quant.py` (rounding while a model trains), `half.py` (16-bit floats), `int8.py`
+(products with integers of 8 bits and fewer, with `cpu.py`, `packing.py`, `bit_packing.py` and `intrinsics.py` below it),
+`sparse.py` (products with what pruning has left, with `sparse_formats.py` and `sparse_intrinsics.py` below it).
 
 This is the one place that picks an implementation. Importing it compiles nothing.
 """
