@@ -1,0 +1,151 @@
+"""What an argument must be: one line at the door of a public function, one form of text for all.
+
+Every error says three things, a line each: what was given, the rule it broke, what to write instead. Here are the rules that
+many functions share; what only one function can know (shapes, unknown paths) is written out where it is raised. Each check
+returns the value, so that it can be stored at once. The lowest floor of the house: it imports NumPy alone, and a caller
+passes the class that it wants. Nothing needs to be read before this file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from numbers import Integral, Real
+
+import numpy as np
+
+
+def number(who, name, value, interval, meaning, example):
+    """A real number in an interval.
+
+    Parameters
+    ----------
+    who : str
+        The public function or class, first word of the text.
+    name : str
+        The argument.
+    value : object
+    interval : str
+        As in mathematics: "[0, 1]" holds both ends, "(0, inf)" neither; "(-inf, inf)" is every finite number.
+    meaning : str
+        What it is, to stand after "It is": "the fraction that all classes share".
+    example : float
+        A usual value.
+
+    Returns
+    -------
+    The value as given.
+
+    Raises
+    ------
+    TypeError
+        If it is no number (a boolean is none).
+    ValueError
+        If it lies outside of the interval, or is NaN.
+    """
+    if not isinstance(value, (Real, np.bool_)) or isinstance(value, (bool, np.bool_)):
+        raise TypeError(
+            _text(who, name, value, f"It is {meaning}, a number in {interval}.", f"Write {name}={example}.")
+        )
+    if not _inside(value, interval):
+        raise ValueError(_text(who, name, value, f"It is {meaning}, in {interval}.", f"Write {name}={example}."))
+    return value
+
+
+def whole(who, name, value, interval, meaning, example):
+    """A whole number in an interval, of Python or of NumPy; returned as an int. Parameters and errors as in `number`."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        rule = f"It is {meaning}, a whole number in {interval}."
+        raise TypeError(_text(who, name, _short(value), rule, f"Write {name}={example}."))
+    return int(number(who, name, value, interval, meaning, example))
+
+
+def choice(who, name, value, known, advice=None):
+    """One of some known values, usually names. The nearest name is suggested.
+
+    Parameters
+    ----------
+    who, name, value
+        As in `number`.
+    known : iterable
+    advice : str, optional
+        The last line of the text; by default it names the nearest.
+
+    Raises
+    ------
+    ValueError
+    """
+    known = list(known)
+    if not any(type(value) is type(one) and value == one for one in known):
+        nearest = difflib.get_close_matches(str(value), [str(one) for one in known], 1, 0.5)
+        best = next((one for one in known if [str(one)] == nearest), known[0])
+        rule = f"It is one of {', '.join(map(repr, known))}."
+        raise ValueError(_text(who, name, _short(value), rule, advice or f"Write {name}={best!r}."))
+    return value
+
+
+def instance(who, name, value, kind, meaning, advice):
+    """An object of a class.
+
+    Parameters
+    ----------
+    who, name, value
+        As in `number`.
+    kind : type or tuple of types
+    meaning : str
+        What it is, to stand after "It is": "an optimizer".
+    advice : str
+        The last line: what to write.
+
+    Raises
+    ------
+    TypeError
+    """
+    if not isinstance(value, kind):
+        shown = f"the class {value.__name__} itself" if isinstance(value, type) else _short(value)
+        raise TypeError(_text(who, name, shown, f"It is {meaning}.", advice))
+    return value
+
+
+def finite(who, name, array, advice):
+    """An array without NaN and infinity.
+
+    Parameters
+    ----------
+    who, name
+        As in `number`.
+    array : ndarray
+    advice : str
+        The last line: what to write.
+
+    Raises
+    ------
+    ValueError
+        With the count and the first place.
+    """
+    wrong = ~np.isfinite(array)
+    if wrong.any():
+        first = [int(i) for i in np.argwhere(wrong)[0]]
+        raise ValueError(
+            f"{who} got {name} with {np.count_nonzero(wrong)} NaN or infinite numbers, the first at {first}.\n"
+            f"Every one is finite.\n{advice}"
+        )
+    return array
+
+
+def _inside(value, interval):
+    """Whether a number lies in an interval that is written as text; NaN lies in none, infinity in none with an open end."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    below = value <= high if interval[-1] == "]" else value < high
+    return bool(above and below and not math.isnan(value))
+
+
+def _text(who, name, shown, rule, advice):
+    return f"{who} got {name} = {shown}.\n{rule}\n{advice}"
+
+
+def _short(value):
+    """A value as one line of a text: arrays and other large things by their type."""
+    text = repr(value)
+    return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
