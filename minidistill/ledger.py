@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from . import checks
 from .datasets import Dataset
 from .explain import Table
 from .files import atomic_write
@@ -33,7 +34,7 @@ class Ledger:
     Parameters
     ----------
     test : Dataset
-        What accuracy (class ids) or loss (floating targets) is measured on, and where the inputs for timing come from.
+        What quality is measured on, and where the inputs for timing come from.
     batch_sizes : tuple of int
         Latency is measured for one `predict` of each size.
     seconds : float
@@ -41,6 +42,8 @@ class Ledger:
     threads : int
         Threads that kernels and BLAS may use while latency is measured. One by default: on a machine that also does other
         things, two threads that wait for each other measure the scheduler.
+    loss, metrics
+        As in `evaluate`. The table shows the first metric, or the loss if there is none: `quality` is its name.
 
     Examples
     --------
@@ -49,12 +52,16 @@ class Ledger:
     >>> print(ledger)                       # doctest: +SKIP
     """
 
-    def __init__(self, test, batch_sizes=BATCHES, seconds=0.03, threads=1):
-        if not isinstance(test, Dataset) or test.y is None:
+    def __init__(self, test, batch_sizes=BATCHES, seconds=0.03, threads=1, loss=None, metrics=None):
+        checks.instance(
+            "Ledger", "test", test, Dataset, "a Dataset with targets", "Write Ledger(datasets.Dataset(x, y))."
+        )
+        if test.y is None:
             raise TypeError(
-                f"Ledger got {type(test).__name__} as the test data.\nIt measures accuracy on a Dataset with targets.\n"
-                "Write md.Ledger(datasets.Dataset(x, y))."
+                "Ledger got a Dataset without targets.\nIt measures quality on a Dataset with targets.\n"
+                "Write Ledger(datasets.Dataset(x, y))."
             )
+        self.loss, self.metrics = loss, metrics
         self.test, self.batch_sizes, self.seconds, self.threads = test, tuple(batch_sizes), seconds, threads
         self._models, self._rows, self._timed = {}, {}, False
 
@@ -70,10 +77,11 @@ class Ledger:
             raise ValueError(
                 f"Ledger has a model named {name!r} already.\nA row has a name of its own.\nChoose another name."
             )
-        quality = evaluate(model, self.test)
+        report = evaluate(model, self.test, self.loss, self.metrics)
+        self.quality = list(report)[min(1, len(report) - 1)]
         self._rows[name] = {
             "name": name,
-            **quality,
+            **report,
             "file_bytes": file_bytes(model),
             "memory_bytes": memory_bytes(model),
             "latency": {},
@@ -83,7 +91,7 @@ class Ledger:
 
     @property
     def rows(self):
-        """list of dict: "name", "loss", "accuracy", "file_bytes", "memory_bytes" and "latency", seconds by batch size as
+        """list of dict: "name", "loss", the metrics, "file_bytes", "memory_bytes" and "latency", seconds by batch size as
         {"median", "low", "high"} (quartiles)."""
         if not self._timed:
             self._time()
@@ -106,11 +114,10 @@ class Ledger:
         if not self._models:
             return "Ledger: no models yet"
         rows = self.rows
-        quality = "accuracy" if "accuracy" in rows[0] else "loss"
-        header = ["model", quality, "file", "", "memory", ""]
+        header = ["model", self.quality, "file", "", "memory", ""]
         for size in self.batch_sizes:
             header += [f"batch {size}", ""]
-        table = [header] + [_cells(row, rows[0], quality, self.batch_sizes) for row in rows]
+        table = [header] + [_cells(row, rows[0], self.quality, self.batch_sizes) for row in rows]
         widths = [max(len(line[i]) for line in table) for i in range(len(header))]
         lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))).rstrip()
                  for line in table]  # fmt: skip
@@ -178,7 +185,7 @@ def _repeat(data, size):
 
 def _cells(row, first, quality, sizes):
     """One line of the table as texts."""
-    value = f"{row[quality]:.1%}" if quality == "accuracy" else f"{row[quality]:.4g}"
+    value = f"{row[quality]:.1%}" if quality.endswith("accuracy") else f"{row[quality]:.4g}"
     cells = [row["name"], value]
     for key in ("file_bytes", "memory_bytes"):
         ratio = first[key] / row[key]

@@ -24,7 +24,8 @@ def cross_entropy(logits, target, label_smoothing=0.0):
     Parameters
     ----------
     logits : Tensor or array_like, shape (N, C)
-        Unnormalised log-probabilities: no softmax before this loss.
+        Unnormalised log-probabilities: no softmax before this loss. One on the tape is refused; plain arrays do not tell
+        where they come from and are never refused for their values. Of probabilities, pass ``np.log(p)``.
     target : array_like of int, shape (N,), or of float, shape (N, C)
         Class ids in [0, C), or rows of probabilities. Rows are divided by their sums, which must be 1 up to `ROW_TOLERANCE`.
     label_smoothing : float in [0, 1]
@@ -196,12 +197,13 @@ def check_logits(loss, logits):
     if len(shape) != 2 or 0 in shape:
         raise ValueError(
             f"{loss} got logits of shape {logits.shape}.\nThey are one row for each sample, at least one, and one column for "
-            "each class: (N, C).\nPass what model(x) returns for a batch x of shape (N, K)."
+            "each class: (N, C).\nPass what model(x) returns for a batch x of shape (N, K); for yes or no with one number a "
+            "sample, write loss=losses.binary_cross_entropy."
         )
     if shape[1] == 1:
         raise ValueError(
             f"{loss} got logits of shape {logits.shape}.\nSoftmax over a single class is always 1: there is nothing to learn."
-            "\nFor yes or no with one logit, use losses.binary_cross_entropy(logits, y.reshape(-1, 1))."
+            "\nFor yes or no with one logit, write loss=losses.binary_cross_entropy, with targets y.reshape(-1, 1)."
         )
     check_not_squashed(loss, logits, "softmax")
     return logits
@@ -219,26 +221,37 @@ def check_target(loss, logits, target):
 def check_not_squashed(loss, logits, activation):
     """Refuse a softmax of a softmax: it trains, slowly and to a wrong end, and nothing else would tell."""
     if logits._node is not None and logits._node.op in (activation, f"dense {activation}"):
-        raise ValueError(
-            f"{loss} got the output of a {activation}.\nThe loss takes logits, and applies the {activation} itself.\n"
-            f'Leave activation="{activation}" out of the last layer; apply it to predictions only.'
-        )
+        refuse_squashed(loss, activation)
+
+
+def refuse_squashed(loss, activation):
+    """Raise the error of `check_not_squashed`."""
+    raise ValueError(
+        f"{loss} got the output of a {activation}.\nThe loss takes logits, and applies the {activation} itself.\n"
+        f'Leave activation="{activation}" out of the last layer; apply it to predictions only.'
+    )
 
 
 def _check_ids(logits, ids):
     n, classes = logits._data.shape
     if ids.shape != (n,):
-        cure = "Make the ids a vector: y.reshape(-1)." if ids.size == n else "Give one id for each row of logits."
+        cure = "Make the ids a vector: y.ravel()." if ids.size == n else "Give one id for each row of logits."
         if ids.shape == (n, classes):
-            cure = "Rows of probabilities are floating, y.astype(np.float32); ids of one-hot rows are y.argmax(axis=1)."
+            one_hot = ids.min() >= 0 and (ids.sum(axis=1) == 1).all()
+            cure = "The ids of one-hot rows are y.argmax(axis=1)." if one_hot else (
+                "Several labels for one sample are yes-or-no questions: loss=losses.binary_cross_entropy."
+            )  # fmt: skip
         raise ValueError(
             f"cross_entropy got integer targets of shape {ids.shape} for logits of shape {logits.shape}.\n"
             f"Class ids are one whole number for each sample: shape ({n},).\n{cure}"
         )
     if not within(ids, classes):
+        cure = f"Number the classes from 0, or give the last layer {ids.max() + 1} outputs."
+        if ids.min() < 0:  # such as -100 in other libraries: "to be ignored"
+            cure = "Drop rows without a label, keep = y >= 0; Dataset(x[keep], y[keep]), or number the classes from 0."
         raise ValueError(
             f"cross_entropy got class ids from {ids.min()} to {ids.max()} for logits of shape {logits.shape}.\n"
-            f"Ids must lie in [0, {classes}).\nNumber the classes from 0, or give the last layer {ids.max() + 1} outputs."
+            f"Ids must lie in [0, {classes}).\n{cure}"
         )
 
 
@@ -273,6 +286,8 @@ def _check_same_shape(loss, prediction, target):
         )
     if target.shape != prediction.shape:
         cure = "Give one target for each number that the model returns."
+        if target.shape == prediction.shape[:1] and target.size and np.array_equal(target, np.rint(target)):
+            cure = "If these are class ids, make them whole numbers: y.astype(np.int64)."
         if target.size == prediction.size:
             cure = f"Reshape the target, y.reshape({str(prediction.shape)[1:-1].rstrip(',')}), or the prediction."
         raise ValueError(

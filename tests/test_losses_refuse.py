@@ -43,7 +43,7 @@ def test_labels_that_do_not_fit(logits):
     refused(cross_entropy, logits, wrong - 1, "class ids from -1 to 4", "in [0, 5)", "from 0")
     ids = np.zeros(N, np.int64)
     refused(cross_entropy, logits, ids[:-1], "(6,)", "shape (7,)", "one id for each row")
-    refused(cross_entropy, logits, ids[:, None], "(7, 1)", "shape (7,)", "y.reshape(-1)")
+    refused(cross_entropy, logits, ids[:, None], "(7, 1)", "shape (7,)", "y.ravel()")
     refused(cross_entropy, logits, np.eye(C, dtype=int)[ids], "(7, 5)", "shape (7,)", "y.argmax(axis=1)")
     refused(cross_entropy, logits, ids.astype(float), "float64 targets of shape (7,)", "", "y.astype(np.int64)")
     refused(cross_entropy, logits, ids == 0, "bool targets of shape (7,)", "", "y.astype(np.int64)")

@@ -112,10 +112,11 @@ class Dataset:
     def num_classes(self) -> int:
         """Largest class id + 1. ValueError unless `y` holds class ids: integers >= 0 of shape (N,)."""
         if self.y is None or self.y.dtype.kind != "i" or self.y.ndim != 1 or self.y.min() < 0:
+            column = self.y is not None and self.y.shape[1:] == (1,)
+            cure = "Make the column a vector: y.ravel()." if column else "For one-hot rows, y.argmax(axis=1)."
             raise ValueError(
                 f"num_classes was asked of {self!r}.\n"
-                "Only class ids, integers >= 0 of shape (N,), have classes.\n"
-                "Pass the ids as y, for example y.argmax(axis=1) for one-hot rows."
+                f"Only class ids, integers >= 0 of shape (N,), have classes.\nPass the ids as y. {cure}"
             )
         return int(self.y.max()) + 1
 
@@ -261,10 +262,10 @@ def _checked_array(name: str, values, dtype) -> np.ndarray:
             "Pad them, or pass a tuple if they are several inputs."
         ) from error
     if array.dtype.kind not in "biuf":
-        raise TypeError(
-            f"Dataset() got {name} of dtype {array.dtype}.\nData sets hold real numbers.\n"
-            f"Convert it first, for example np.asarray({name}, dtype=np.float32)."
-        )
+        cure = f"Convert it first, for example np.asarray({name}, dtype=np.float32)."
+        if name == "y" and array.dtype.kind in "UST":
+            cure = "Number the classes: names, y = np.unique(y, return_inverse=True)."
+        raise TypeError(f"Dataset() got {name} of dtype {array.dtype}.\nData sets hold real numbers.\n{cure}")
     if array.ndim == 0:
         raise ValueError(
             f"Dataset() got the single number {array} as {name}.\nThe first axis counts the samples.\n"

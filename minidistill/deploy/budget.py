@@ -32,6 +32,7 @@ from ..prune import magnitude, obs, to_sparse
 from ..prune.masks import kept_of
 from ..quantize import post_training
 from ..training import evaluate, predict
+from ..training.task import find_task
 from .plans import SPARSE_BITS, Choice
 from .search import SIZES, Sensitivity, check_search
 
@@ -68,7 +69,7 @@ def fit_budget(model, max_bytes, calibration, validation, bits=(8, 7, 6, 5, 4, 3
 
 def sensitivity(
     model, calibration, validation, bits=(8, 7, 6, 5, 4, 3, 2), sparsity=(), measure=None, count="file", criterion=None,
-    **options,
+    loss=None, **options,
 ):  # fmt: skip
     """What each layer costs and damages in each form: a table from which plans for any budget are found (`Sensitivity.fit`).
 
@@ -87,13 +88,15 @@ def sensitivity(
         Layers pruned so far and stored sparse are tried as well. 0 is dense, which is always tried.
     measure : str or callable, optional
         Of damage: "kl" between softmax of the answers, "mse" between the answers themselves, "loss" of the small model on the
-        labels; or ``measure(model)``, a number that is lower for a better model. By default "mse" where targets are floating
-        or there is one output, and "kl" elsewhere.
+        labels; or ``measure(model)``, a number that is lower for a better model. By default "kl" for classes, and "mse" for
+        every other kind of task (``training/task.py``); without labels, "kl" for two or more outputs.
     count : {"file", "memory"}
         Which bytes: of the file that `md.save` writes, or of the arrays that are held after a prediction.
     criterion : callable, optional
         ``criterion(model, {path: sparsity})`` prunes in place. By default `prune.obs` with the calibration data, which
         corrects the weights that stay; `prune.magnitude` where there is none.
+    loss : callable, optional
+        As in `md.evaluate`: what "loss" is, and what kind of task this is.
     options
         Of `quantize.post_training`: mode, group, clip, rounding, ... They hold for every plan.
 
@@ -118,7 +121,7 @@ def sensitivity(
             "sensitivity found no Dense layer.\nIt chooses how Dense layers are stored.\nPass a float model with "
             "nn.Dense layers."
         )
-    name, judge = _judge(model, validation, measure)
+    name, judge = _judge(model, validation, measure, loss)
     if criterion is None:
         criterion = magnitude if calibration is None else partial(obs, data=calibration)
     make = partial(_built, calibration=calibration, criterion=criterion, options=options)
@@ -143,7 +146,7 @@ def _pruned_so_far(weight, sparsity):
     return weight.size - np.count_nonzero(kept_of(weight)) >= max(1, round(sparsity * weight.size))
 
 
-def _judge(model, validation, measure):
+def _judge(model, validation, measure, loss):
     """(name, function of a model) of a damage."""
     if callable(measure):
         return getattr(measure, "__name__", "measure"), measure
@@ -164,9 +167,12 @@ def _judge(model, validation, measure):
                 "sensitivity got measure='loss' and validation data without labels.\nA loss compares answers with labels.\n"
                 "Pass datasets.Dataset(x, y), or leave measure out: 'kl' compares with the float model."
             )
-        return measure, lambda twin: evaluate(twin, validation)["loss"]
+        return measure, lambda twin: evaluate(twin, validation, loss)["loss"]
     exact = predict(model, validation).astype(np.float64)
-    numbers = exact.ndim != 2 or exact.shape[1] == 1 or (targets is not None and targets.dtype.kind == "f")
+    if targets is None:
+        numbers = exact.ndim != 2 or exact.shape[1] == 1
+    else:
+        numbers = find_task("sensitivity", exact.shape[1:], targets, loss).kind != "classes"
     if measure == "mse" or (measure is None and numbers):
         return "mse", lambda twin: np.square(predict(twin, validation) - exact).mean()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from ..datasets import Dataset
@@ -9,6 +11,7 @@ from ..kernels import all_finite
 from ..nn import Module
 from ..training import predict
 from ..training.loop import check_augmentation
+from ..training.task import are_distributions
 from .kd import check_teacher
 
 
@@ -77,6 +80,47 @@ def check_classes(kind, teacher_shape, student_shape):
             f"distill got a teacher that returns {teacher_shape} for one sample, and a student that returns "
             f"{student_shape}.\nBoth answer for the same classes in the same order.\n"
             f"Give the student's last layer {teacher_shape[-1]} outputs."
+        )
+
+
+def check_kind(shape, targets):
+    """Targets are class ids or distributions, where the student learns a softmax over classes."""
+    floating = targets.dtype.kind == "f"
+    if floating and not are_distributions(targets):
+        what, terms = "numbers", "distill.ScoreMatching(), distill.HardLabels(loss=losses.mse)"
+    elif not floating and targets.shape[1:] == shape and not (targets.sum(axis=1) == 1).all():
+        what = "several labels for each sample"
+        terms = "distill.BinarySoftTargets(), distill.HardLabels(loss=losses.binary_cross_entropy)"
+    else:
+        return
+    raise ValueError(
+        f"distill got targets of shape {targets.shape} that are {what}, and an objective that compares softmaxes.\n"
+        f"A softmax is a choice of one among classes.\nWrite objective=[{terms}]; targets that nothing uses can be left out: "
+        "Dataset(x, None)."
+    )
+
+
+def warn_of_order(kind, answers, targets):
+    """Warn if the teacher would be much more often right with its classes in another order.
+
+    For each class the teacher's most frequent decision is looked up. Where these are all different and are not the classes
+    themselves, they are that order; half of the decisions have to follow it, and a fifth more than follow the labels.
+    """
+    if kind != "logits" or targets is None or targets.dtype.kind != "i" or targets.ndim != 1:
+        return
+    classes, decisions = answers.shape[1], answers.argmax(axis=1)
+    if targets.min() < 0 or targets.max() >= classes:
+        return
+    counts = np.bincount(targets * classes + decisions, minlength=classes**2).reshape(classes, classes)
+    order, present = counts.argmax(axis=1), counts.sum(axis=1) > 0
+    right, reordered = np.trace(counts) / len(targets), counts.max(axis=1).sum() / len(targets)
+    if len(set(order[present])) == present.sum() and reordered >= 0.5 and reordered > right + 0.2:
+        swapped = [f"{label} is called {said}" for label, said in enumerate(order) if present[label] and label != said]
+        warnings.warn(
+            f"distill got a teacher that is right on {right:.0%} of the labels, and would be on {reordered:.0%} with its "
+            f"classes in another order: {', '.join(swapped[:5])}.\nTeacher and labels mean the same class by the same id.\n"
+            "Reorder the columns of the teacher's last layer, or the labels.",
+            stacklevel=4,
         )
 
 

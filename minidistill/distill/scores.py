@@ -56,6 +56,7 @@ class BinarySoftTargets(Tempered):
     """weight * `binary_kd`; stands beside ``HardLabels(loss=losses.binary_cross_entropy)``."""
 
     function = binary_kd
+    validation_loss = staticmethod(losses.binary_cross_entropy)
 
     def __init__(self, temperature=4.0, weight=1.0):
         super().__init__(temperature, weight)

@@ -9,11 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 from ..training import evaluate, predict
+from ..training.inference import check_targets, judge
+from ..training.task import DECISIONS, find_task
 from .kd import check_not_probabilities, kd_loss
+from .logits import binary_kl
 from .train import distill
 
 
-def fidelity(teacher, student, data):
+def fidelity(teacher, student, data, loss=None, metrics=None):
     """How far a student is its teacher's copy, and whether that is the same as being right.
 
     Stanton et al. 2021, "Does Knowledge Distillation Really Work?", section 3: a student often is accurate without
@@ -22,33 +25,46 @@ def fidelity(teacher, student, data):
     Parameters
     ----------
     teacher, student : Module
-        Of the same classes.
+        With outputs of one shape.
     data : Dataset
-        With class ids.
+        With targets.
+    loss, metrics
+        As in `md.evaluate`; they say what kind of task this is (``training/task.py``).
 
     Returns
     -------
     dict of str to float
-        "teacher_accuracy", "student_accuracy"; "agreement": the fraction of samples with the same decision;
-        "agreement_when_right", "agreement_when_wrong": among those where the teacher is right or wrong (NaN where there are
-        none); "kl": the mean KL(teacher ‖ student) in nats at temperature 1.
+        Metrics of both, as "teacher_accuracy", "student_accuracy" and so on. For classes, yes or no, and several labels also
+        "agreement": the fraction of equal decisions; "agreement_when_right", "agreement_when_wrong": among those
+        where the teacher is right or wrong (NaN where there are none); "kl": the mean KL(teacher ‖ student) in nats at
+        temperature 1, over softmax or sigmoid. For rankings and numbers the losses of both, and
+        "difference": the root of the mean squared difference of their answers.
     """
+    check_targets(data, "fidelity")
     z, t = predict(student, data), predict(teacher, data)
-    labels = data.y if data.num_classes else None  # asking raises where there are none, or they are no ids
     if z.shape != t.shape:
         raise ValueError(
             f"fidelity got answers of shape {t.shape} from the teacher and {z.shape} from the student.\nThey are "
             "compared class by class.\nPass two models of the same classes."
         )
-    check_not_probabilities(z)
-    right, same = t.argmax(axis=1) == labels, t.argmax(axis=1) == z.argmax(axis=1)
-    return {
-        "teacher_accuracy": float(right.mean()),
-        "student_accuracy": float((z.argmax(axis=1) == labels).mean()),
+    task = find_task("fidelity", z.shape[1:], data.y, loss, metrics)
+    decided = task.kind in DECISIONS
+    both = {"teacher": judge(task, t, data.y), "student": judge(task, z, data.y)}
+    report = {f"{who}_{k}": v for who, found in both.items() for k, v in found.items() if k != "loss" or not decided}
+    exact, taught = z.astype(np.float64), t.astype(np.float64)
+    if not decided:
+        return report | {"difference": float(np.sqrt(np.mean(np.square(exact - taught))))}
+    if task.kind == "classes":
+        check_not_probabilities(z)
+        kl = kd_loss(exact, taught, temperature=1.0, alpha=1.0)
+    else:
+        kl = binary_kl(exact, taught)
+    right, same = task.right(t, data.y), task.decisions(t) == task.decisions(z)
+    return report | {
         "agreement": float(same.mean()),
         "agreement_when_right": _share(same, right),
         "agreement_when_wrong": _share(same, ~right),
-        "kl": kd_loss(z.astype(np.float64), t, temperature=1.0, alpha=1.0).item(),
+        "kl": kl.item(),
     }
 
 

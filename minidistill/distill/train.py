@@ -16,10 +16,22 @@ from ..losses import check_logits
 from ..nn import activations, mode
 from ..optim import Adam
 from ..tensor import no_grad
-from ..training import evaluate, predict, run
+from ..training import History, evaluate, predict, run
+from ..training.inference import judge
 from ..training.loop import batch_inputs, split_validation
+from ..training.task import find_task
 from .cache import as_cache
-from .guards import check_answers, check_classes, check_finite, check_labels, check_models, check_steady, check_terms
+from .guards import (
+    check_answers,
+    check_classes,
+    check_finite,
+    check_kind,
+    check_labels,
+    check_models,
+    check_steady,
+    check_terms,
+    warn_of_order,
+)  # fmt: skip
 from .kd import KnowledgeDistillation
 from .objective import Exchange
 
@@ -41,7 +53,8 @@ def distill(
     student : Module
         Trained in place: also one with masks or other constraints, which hold as in `fit`.
     data : Dataset
-        Targets may be None (a transfer set) if no objective needs labels, as with ``alpha=1``.
+        Targets may be None (a transfer set) if no objective needs labels, as with ``alpha=1``. Class ids mean the same for
+        both models: a teacher that seems to have its classes in another order than the labels is warned of.
     temperature, alpha : float or schedule
         See `kd_loss`. Not used if an objective is given. A schedule is a function of the step count, as in
         ``optim.schedules``.
@@ -83,6 +96,8 @@ def distill(
     meeting = _Meeting(teacher, student, data, terms, augment, cache, own_rng)
     optimizer = optimizer or Adam(student.parameters(), lr=3e-3)
     companion = _Companion(terms, optimizer)
+    history = History()
+    history.loss_name = " + ".join(map(repr, terms))
 
     def batch_loss(batch):
         exchange = meeting.exchange(batch, companion.step)
@@ -91,18 +106,11 @@ def distill(
             total = total + term(exchange)
         return total
 
-    validate = None
-    if held_out is not None:
-        held_out, judge = meeting.judge(held_out, terms)
-        evaluate(student, held_out[:8], judge, [])  # what does not fit is told before training
-
-        def validate():
-            return evaluate(student, held_out, judge, metrics)
-
+    validate = meeting.validation(held_out, terms, metrics, history) if held_out else None
     return run(
         student, data, batch_loss, optimizer=optimizer, validate=validate, epochs=epochs,
         batch_size=batch_size, augment=augment, callbacks=[companion, *callbacks], resume=resume, progress=progress, rng=rng,
-        precision=precision, others=companion.trained,
+        precision=precision, others=companion.trained, history=history,
     )  # fmt: skip
 
 
@@ -119,10 +127,13 @@ class _Meeting:
         one = data[:1]
         like = predict(student, one)
         self.shape, self.dtype, self.answers, self.hidden = like.shape[1:], like.dtype, None, {}
+        if self.wants == "logits" and data.y is not None:
+            check_kind(self.shape, data.y)
         if teacher is not None:
             check_classes(self.wants, check_steady(teacher, data)[:1].shape, like.shape)
         if self.wants and cached:
             self.answers = check_answers(self.wants, self.all_answers(data), (len(data), *self.shape), self.dtype)
+            warn_of_order(self.wants, self.answers, data.y)
         with mode(training=False), no_grad():
             first = self.exchange(next(one.batches(1, shuffle=False)), 0)
         hidden_bytes = sum(hidden.nbytes for hidden in first.teacher_hidden.values()) * len(data)
@@ -161,7 +172,15 @@ class _Meeting:
         """The teacher's outputs for every sample."""
         return predict(self.teacher, data) if self.cache is None else self.cache.answers(data)
 
-    def judge(self, held_out, terms):
+    def validation(self, held_out, terms, metrics, history):
+        """The function that judges the student on validation data. What does not fit is told before training."""
+        held_out, loss = self.targets(held_out, terms)
+        task = find_task("distill", self.shape, held_out.y, loss, metrics)
+        evaluate(self.student, held_out[:8], loss, [])
+        history.task = task.kind
+        return lambda: judge(task, predict(self.student, held_out), held_out.y)
+
+    def targets(self, held_out, terms):
         """(validation data with targets, the loss that judges by them; None for the usual one).
 
         Labels are judged by the loss of the first objective that has one. Where there are none, the teacher's decisions take

@@ -25,8 +25,9 @@ import numpy as np
 from ..datasets import Dataset
 from ..nn import Dense, mode
 from ..tensor import gradients, recording
-from ..training.inference import default_loss, watch_inputs
+from ..training.inference import watch_inputs
 from ..training.loop import batch_inputs
+from ..training.task import default_loss
 from .masks import kept_of, mask_lowest, prunable, set_mask, share_of
 
 
@@ -179,7 +180,7 @@ def gradient(model, sparsity, data, loss=None, scope="global", layers=None, batc
     """
     _check_labelled(data)
     chosen = prunable(model, layers, sparsity)
-    found = _mean_gradients(model, chosen, data, default_loss(data, loss), batch_size)
+    found = _mean_gradients(model, chosen, data, default_loss(data.y, loss), batch_size)
     check_reached(chosen, found, "no gradient of the loss reached")
     scores = {path: np.abs(layer.weight.data * found[path]) for path, layer in chosen.items()}
     mask_lowest(chosen, scores, sparsity, scope)

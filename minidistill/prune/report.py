@@ -125,7 +125,13 @@ class SensitivityReport:
 
 
 def sensitivity(
-    model, data, sparsities=(0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98), criterion=magnitude, metric=None, layers=None
+    model,
+    data,
+    sparsities=(0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98),
+    criterion=magnitude,
+    metric=None,
+    layers=None,
+    loss=None,
 ):
     """How much each layer can lose: prune one at a time, on a copy and without retraining, and measure.
 
@@ -142,9 +148,11 @@ def sensitivity(
     criterion : callable
         ``criterion(model, {path: sparsity})`` prunes in place.
     metric : str or callable, optional
-        As in `md.evaluate`, or "loss"; accuracy for class ids and the loss for floating targets by default.
+        As in `md.evaluate`, or "loss". By default the accuracy where something is decided, else the loss.
     layers : list of str, optional
         Dotted paths; all `Dense` layers by default.
+    loss : callable, optional
+        As in `md.evaluate`: ``losses.binary_cross_entropy`` for yes or no and for several labels.
 
     Returns
     -------
@@ -160,7 +168,7 @@ def sensitivity(
     check_sparsity(dict(enumerate(sparsities)))
     chosen = prunable(model, layers)
     asked = None if metric is None else [] if metric == "loss" else [metric]
-    name, baseline = _measured(model, data, asked)
+    name, baseline = _measured(model, data, loss, asked)
     values = {}
     for path, layer in chosen.items():
         n, masked = layer.weight.size, np.count_nonzero(~kept_of(layer.weight))
@@ -171,10 +179,10 @@ def sensitivity(
                 continue
             twin = model.copy()
             criterion(twin, {path: s})
-            values[path].append(_measured(twin, data, asked)[1])
+            values[path].append(_measured(twin, data, loss, asked)[1])
     return SensitivityReport(name, baseline, sparsities, values, {p: layer.weight.size for p, layer in chosen.items()})
 
 
-def _measured(model, data, metrics):
+def _measured(model, data, loss, metrics):
     """(name, value) of the last thing that `evaluate` tells: the metric, or the loss if there is none."""
-    return list(evaluate(model, data, metrics=metrics).items())[-1]
+    return list(evaluate(model, data, loss, metrics).items())[-1]

@@ -14,6 +14,8 @@ class History:
         Whether Ctrl-C ended the run.
     stopped_early : bool
         Whether a callback ended it.
+    loss_name, task : str or None
+        What was trained: the name of the loss or the objectives, and the kind of task that was found (``task.py``).
     best_epoch : int or None
         The epoch whose weights `EarlyStopping` restored, counted from 1.
 
@@ -22,6 +24,7 @@ class History:
 
     def __init__(self, epochs=()):
         self.epochs = [dict(logs) for logs in epochs]
+        self.loss_name, self.task = None, None
         self.interrupted, self.stopped_early, self.best_epoch = False, False, None
 
     def __getitem__(self, name):
@@ -51,4 +54,6 @@ class History:
         for before, i in zip([-1, *shown], shown):
             lines += ["   ..."] if i > before + 1 else []
             lines.append(f"{i + 1:>6}" + "".join(f" {self.epochs[i].get(name, float('nan')):>20.4g}" for name in names))
+        if self.loss_name:
+            lines.insert(0, f"loss: {self.loss_name}" + (f", task: {self.task}" if self.task else ""))
         return "\n".join(lines)

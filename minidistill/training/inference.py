@@ -10,7 +10,6 @@ from contextlib import nullcontext
 
 import numpy as np
 
-from .. import losses
 from ..datasets import Dataset
 from ..datasets.dataset import check_batch_size
 from ..kernels import all_finite
@@ -19,8 +18,9 @@ from ..kernels.pool import split
 from ..nn import Module, mode, watch
 from ..nn.module import NeedsTensors, is_watched
 from ..tensor import as_tensor, no_grad, recording
-from .metrics import find_metrics
+from .task import check_last_operation, find_task
 
+SAMPLE = 8  # samples by which a model is looked at before it is judged
 MANY_ROWS = 64  # a batch of fewer is not worth splitting: each thread would read all the weights for a few rows
 _SMALL_INPUT = 4096  # numbers
 _FLOATS = np.dtype(np.float32), np.dtype(np.float64)
@@ -46,7 +46,7 @@ def predict(model, x, batch_size=256):
     ValueError
         If there are no samples, inputs differ in length, or a floating one holds NaN or infinity.
     """
-    _check_model(model, "predict")
+    check_model(model, "predict")
     if type(batch_size) is not int or batch_size < 1:
         check_batch_size(batch_size)
     inputs = _checked_inputs(x)
@@ -156,42 +156,39 @@ def evaluate(model, data, loss=None, metrics=None, batch_size=256):
     loss : callable, optional
         ``loss(predictions, targets)``; cross-entropy for whole-number targets, mean squared error for floating ones.
     metrics : list of str or callable, optional
-        See `minidistill.training.METRICS`; accuracy for whole-number targets by default.
+        See `minidistill.training.METRICS`. By default "accuracy" where something is decided: the share of right classes, or
+        of right answers to yes-or-no questions (``training/task.py``).
     batch_size : int
 
     Returns
     -------
     dict of str to float
         "loss" first. Everything is computed from all predictions at once, not averaged over batches.
+
+    Raises
+    ------
+    ValueError
+        As `fit`: if targets do not fit, or the model ends in a softmax or sigmoid that the loss applies itself.
     """
-    _check_targets(data, "evaluate")
-    loss, metrics = default_loss(data, loss), default_metrics(data, metrics)
+    check_targets(data, "evaluate")
     predictions = predict(model, data, batch_size)
+    task = find_task("evaluate", predictions.shape[1:], data.y, loss, metrics)
+    check_last_operation(model, data[:SAMPLE], task.loss)
+    return judge(task, predictions, data.y)
+
+
+def judge(task, predictions, targets):
+    """dict of str to float: "loss", then the metrics of a `Task`, of all predictions at once."""
     with no_grad():
-        result = {"loss": loss(predictions, data.y).item()}
-    return result | {name: metric(predictions, data.y) for name, metric in metrics.items()}
-
-
-def default_loss(data, loss=None):
-    """Cross-entropy for class ids, mean squared error for floating targets, unless another is given."""
-    if loss is not None and not callable(loss):
-        raise TypeError(
-            f"training got loss = {loss!r}.\nA loss is a function of (predictions, targets) that returns a Tensor.\n"
-            "Pass the function itself: loss=losses.mse."
-        )
-    return loss or (losses.cross_entropy if data.y.dtype.kind == "i" else losses.mse)
-
-
-def default_metrics(data, metrics=None):
-    """Accuracy for class ids, nothing for floating targets, unless others are given."""
-    return find_metrics((["accuracy"] if data.y.dtype.kind == "i" else []) if metrics is None else metrics)
+        result = {"loss": task.loss(predictions, targets).item()}
+    return result | {name: metric(predictions, targets) for name, metric in task.metrics.items()}
 
 
 def _as_arrays(x):
     return tuple(np.asarray(part) for part in x) if isinstance(x, tuple) else np.asarray(x)
 
 
-def _check_model(model, who):
+def check_model(model, who):
     if not isinstance(model, Module):
         raise TypeError(
             f"{who} got a {type(model).__name__} as the model.\nA model is an nn.Module.\n"
@@ -199,7 +196,7 @@ def _check_model(model, who):
         )
 
 
-def _check_targets(data, who):
+def check_targets(data, who):
     if not isinstance(data, Dataset):
         raise TypeError(
             f"{who} got data of type {type(data).__name__}.\nIt takes inputs and targets together.\n"

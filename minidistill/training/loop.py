@@ -21,9 +21,11 @@ from ..optim import Adam
 from ..tensor import no_grad
 from .checkpoint import load_checkpoint
 from .history import History
-from .inference import _check_model, _check_targets, default_loss, default_metrics, evaluate
+from .inference import check_model, check_targets, judge, predict
+from .metrics import find_metrics
 from .precision import Arithmetic
 from .progress import Progress
+from .task import DECISIONS, default_loss, find_task, name_of
 
 
 @dataclass
@@ -97,7 +99,7 @@ def fit(
         With targets.
     loss : callable, optional
         ``loss(predictions, targets)``, a scalar Tensor; by default cross-entropy for class ids and mean squared error for
-        floating targets.
+        floating targets. Yes or no with one output, and several labels, need ``losses.binary_cross_entropy``.
     optimizer : Optimizer, optional
         Over (some of) the model's parameters; ``Adam(model.parameters(), lr=3e-3)`` by default.
     epochs, batch_size : int
@@ -105,7 +107,8 @@ def fit(
     validation : float or Dataset, optional
         A fraction to split off (drawn by ``rng``), or data of its own. Choose settings by it, never by the test set.
     metrics : list of str or callable, optional
-        Reported for the validation data; accuracy for class ids by default.
+        Reported for the validation data. By default "accuracy" where something is decided: the share of right classes, or of
+        right answers to yes-or-no questions (``task.py`` says which it is).
     augment : callable, optional
         ``augment(x, rng)`` returns the inputs to train on in place of a batch's ``x``, such as
         ``lambda x, rng: datasets.shift(x, 8, 8, rng=rng)``.
@@ -125,55 +128,75 @@ def fit(
     Returns
     -------
     History
+        Its `loss_name` and `task` say what was trained.
 
     Raises
     ------
+    ValueError
+        If data, loss and outputs do not fit together; see ``task.py``. No weight has changed then.
     FloatingPointError
         If the loss becomes NaN or infinite; the weights are those before that step. In 16 bits also if 50 steps in a row had
         to be skipped.
     """
-    _check_model(model, "fit")
-    _check_targets(data, "fit")
+    check_model(model, "fit")
+    check_targets(data, "fit")
     check_augmentation("fit", augment)
     split_rng, rng = np.random.default_rng(rng).spawn(2)
     data, held_out = split_validation(data, validation, split_rng)
-    loss = default_loss(data, loss)
-    metrics = list(default_metrics(data, metrics).values())
-    _check_metric_names(metrics)
-
-    hits = []  # of each batch of the epoch, from the very outputs that the loss was computed from
+    history = History()
+    labels = _Labels(data.y, loss, metrics, history)
 
     def batch_loss(batch):
-        outputs = model(*batch_inputs(batch))
-        value = loss(outputs, batch.y)
-        if batch.y.dtype.kind == "i" and outputs.ndim == 2:
-            hits.append(int((outputs.data.argmax(axis=1) == batch.y).sum()))
-        return value
-
-    def report():
-        share = {"accuracy": sum(hits) / len(data)} if hits else {}
-        hits.clear()
-        return share
+        return labels.loss_of(model(*batch_inputs(batch)), batch.y)
 
     def validate():
-        return evaluate(model, held_out, loss, metrics)
+        return judge(labels.task, predict(model, held_out), held_out.y)
 
     return run(
-        model, data, batch_loss, report=report, optimizer=optimizer, validate=validate if held_out else None, epochs=epochs,
-        batch_size=batch_size, augment=augment, callbacks=callbacks, resume=resume, progress=progress, rng=rng,
-        precision=precision,
+        model, data, batch_loss, report=labels.report, optimizer=optimizer, validate=validate if held_out else None,
+        epochs=epochs, batch_size=batch_size, augment=augment, callbacks=callbacks, resume=resume, progress=progress, rng=rng,
+        precision=precision, history=history,
     )  # fmt: skip
+
+
+class _Labels:
+    """What `fit` learns from: the loss by the targets, and how many decisions of the epoch were right.
+
+    The first outputs decide what kind of task it is, before any weight changes. Right decisions are counted in the very
+    outputs that the loss was computed from.
+    """
+
+    def __init__(self, targets, loss, metrics, history):
+        self.targets, self.loss, self.metrics, self.history = targets, default_loss(targets, loss), metrics, history
+        self.task, self.right = None, []
+        _check_metric_names(find_metrics(metrics or []).values())
+
+    def loss_of(self, outputs, targets):
+        """The loss of a batch, a scalar Tensor."""
+        if self.task is None:
+            self.task = find_task("fit", outputs.shape[1:], self.targets, self.loss, self.metrics)
+            self.history.loss_name, self.history.task = name_of(self.loss), self.task.kind
+        value = self.loss(outputs, targets)
+        if self.task.kind in DECISIONS:
+            self.right.append(self.task.right(outputs.data, targets))
+        return value
+
+    def report(self):
+        """{"accuracy": share of right decisions} since the last call; empty where nothing is decided."""
+        share = {"accuracy": float(np.mean(np.concatenate(self.right)))} if self.right else {}
+        self.right.clear()
+        return share
 
 
 def run(
     model, data, batch_loss, *, optimizer, validate, epochs, batch_size, augment, callbacks, resume, progress, rng,
-    report=dict, precision="float32", others=(),
+    report=dict, precision="float32", others=(), history=None,
 ):  # fmt: skip
     """The loop itself; see `fit`.
 
     ``batch_loss(batch)`` is a scalar Tensor; ``validate()`` (or None) and ``report()`` are dicts of numbers, asked for once
     at the end of each epoch: what was measured on the validation data, and what was counted while training. ``others`` are
-    parameters whose optimizer is a callback's.
+    parameters whose optimizer is a callback's, ``history`` an empty `History` that the caller writes into as well.
     """
     if epochs < 1:
         raise ValueError(f"training got epochs = {epochs}.\nAn epoch is one pass over the data.\nWrite epochs=10.")
@@ -184,6 +207,7 @@ def run(
     steps = math.ceil(len(data) / batch_size)
     arithmetic = Arithmetic(precision, model)
     state = Run(model, optimizer, list(callbacks), epochs, steps, len(data), streams, arithmetic, list(others))
+    state.history = History() if history is None else history
     if resume is not None:
         load_checkpoint(resume, state)
     bar = Progress(progress, epochs, steps, state.step)
