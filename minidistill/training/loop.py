@@ -315,12 +315,3 @@ def check_ownership(model, optimizer):
             "It would change something else, and the model not at all.\n"
             "Make it from this model, after copying or replacing layers: optim.Adam(model.parameters())."
         )
-
-
-def _check_metric_names(metrics):
-    names = [getattr(m, "__name__", type(m).__name__) for m in metrics]
-    if len(set(names)) < len(names) or "loss" in names:
-        raise ValueError(
-            f"training got metrics named {names}.\nEach needs a name of its own, and 'loss' is taken.\n"
-            "Rename the function, or wrap it in a def."
-        )
