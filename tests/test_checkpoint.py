@@ -83,7 +83,7 @@ def test_checkpoints_are_written_every_so_often_and_at_the_end(digits, tmp_path)
     written = []
 
     class Watch:
-        def on_epoch_end(self, run):
+        def on_save(self, run):
             path = tmp_path / "e.npz"
             written.append(path.stat().st_mtime_ns if path.exists() else None)
 

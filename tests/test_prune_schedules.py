@@ -228,8 +228,8 @@ class Exchanges:
     def on_train_begin(self, run):
         self.regrow.on_train_begin(run)
 
-    def on_epoch_begin(self, run):
-        self.regrow.on_epoch_begin(run)
+    def on_loss(self, run):
+        self.regrow.on_loss(run)
 
     def on_step_end(self, run):
         before = [(kept_of(layer.weight), layer.weight.data.copy(), layer.weight.grad) for layer in run.model.layers]
@@ -270,7 +270,7 @@ def test_a_revived_weight_starts_without_moments_even_if_it_was_masked_in_the_sa
     run = Run(model, optimizer, [], epochs=10, steps_per_epoch=STEPS, samples=256, generators={}, step=STEPS)
     regrow = prune.Regrow(every=1, rng=0, grow="random")
     regrow.on_train_begin(run)
-    regrow.on_epoch_begin(run)
+    regrow.on_loss(run)
     before = kept_of(model.layers[0].weight)
     m = optimizer.state_dict()["slots"]["0.m"]
     regrow.on_step_end(run)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .. import losses
+from .. import checks, losses
 from ..datasets import Dataset
 from .settings import check_number
 
@@ -160,13 +160,15 @@ class Labelled(Objective):
 
     def __init__(self, data, loss=losses.cross_entropy, batch_size=32, weight=1.0, rng=0):
         super().__init__(weight)
-        if not isinstance(data, Dataset) or data.y is None or not isinstance(rng, int):
+        if not isinstance(data, Dataset) or data.y is None:
             raise ValueError(
-                f"Labelled got {data!r} and rng = {rng!r}.\nIts loss compares the student with labels, of samples "
-                "that a number and the step choose.\n"
-                "Pass Dataset(x, y) and rng=0; unlabelled samples belong into the data that distill gets."
+                f"Labelled got {data!r}.\nIts loss compares the student with labels.\n"
+                "Pass Dataset(x, y); unlabelled samples belong into the data that distill gets."
             )
-        self.data, self._loss, self.batch_size, self.rng = data, loss, batch_size, rng
+        self.data, self._loss, self.batch_size = data, loss, batch_size
+        self.rng = checks.whole(
+            "Labelled", "rng", rng, "[0, inf)", "the number that, with the step, chooses samples", 0
+        )
 
     @property
     def validation_loss(self):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import losses, ops
+from .. import checks, losses, ops
 from ..tensor import Tensor, as_tensor
 from .hidden import HiddenObjective
 
@@ -105,11 +105,8 @@ class Relational(Relation):
     def __init__(self, teacher_path=None, student_path=None, distance=1.0, angle=2.0, angle_samples=32, weight=1.0):
         super().__init__(teacher_path, student_path, weight)
         self.set(distance=distance, angle=angle)
-        if not isinstance(angle_samples, int) or angle_samples < 3:
-            raise ValueError(
-                f"Relational got angle_samples = {angle_samples!r}.\nAn angle takes three samples.\nWrite angle_samples=32."
-            )
-        self.angle_samples = angle_samples
+        meaning = "how many samples of a batch form angles, of three each"
+        self.angle_samples = checks.whole("Relational", "angle_samples", angle_samples, "[3, inf)", meaning, 32)
 
     def relation(self, student, teacher, exchange):
         distance, angle = self.at("distance", exchange), self.at("angle", exchange)

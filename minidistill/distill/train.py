@@ -18,6 +18,7 @@ from ..optim import Adam
 from ..tensor import no_grad
 from ..training import History, evaluate, predict, run
 from ..training.inference import judge
+from ..training.callbacks import as_callbacks
 from ..training.loop import batch_inputs, split_validation
 from ..training.task import find_task
 from .cache import as_cache
@@ -31,7 +32,7 @@ from .guards import (
     check_steady,
     check_terms,
     warn_of_order,
-)  # fmt: skip
+)
 from .kd import KnowledgeDistillation
 from .objective import Exchange
 
@@ -89,6 +90,7 @@ def distill(
     terms = check_terms(objective) if objective is not None else [KnowledgeDistillation(temperature, alpha)]
     check_models(teacher, student, data, terms, cached=cache is not None)
     check_labels(data, augment, terms)
+    callbacks = as_callbacks(callbacks)
     split_rng, rng, own_rng = np.random.default_rng(rng).spawn(3)
     cache = as_cache(cache, teacher, data, augment)
     data, held_out = split_validation(data, validation, split_rng)

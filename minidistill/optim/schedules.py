@@ -3,11 +3,14 @@
 Any function ``step -> rate`` is a schedule. Those made here depend on the step alone and remember nothing, so whoever
 resumes a training needs the step count and nothing else. A step is one update by the optimizer, not an epoch: there are
 ``ceil(samples / batch_size)`` in an epoch. Where a schedule is asked for, a number means a constant one.
+
+Each is a formula of this file with its settings bound (`functools.partial`), not a closure: those cannot be pickled.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from numbers import Integral
 
 
@@ -19,20 +22,32 @@ def as_schedule(lr):
 def constant(lr):
     """Always ``lr``."""
     lr = _positive("constant", "lr", lr)
-    return lambda step: lr
+    return partial(_constant, lr)
+
+
+def _constant(lr, step):
+    return lr
 
 
 def step_decay(lr, every, factor=0.1):
     """``lr``, multiplied by ``factor`` after each ``every`` steps: lr * factor ** (step // every)."""
     lr, factor = _positive("step_decay", "lr", lr), _positive("step_decay", "factor", factor)
     every = _steps("step_decay", every)
-    return lambda step: lr * factor ** (step // every)
+    return partial(_step_decay, lr, every, factor)
+
+
+def _step_decay(lr, every, factor, step):
+    return lr * factor ** (step // every)
 
 
 def exponential(lr, factor):
     """``lr``, multiplied by ``factor`` after each step: lr * factor ** step."""
     lr, factor = _positive("exponential", "lr", lr), _positive("exponential", "factor", factor)
-    return lambda step: lr * factor**step
+    return partial(_exponential, lr, factor)
+
+
+def _exponential(lr, factor, step):
+    return lr * factor**step
 
 
 def cosine(lr, steps, final=0.0):
@@ -46,7 +61,11 @@ def cosine(lr, steps, final=0.0):
             f"cosine(lr={lr}, final={final}) was asked for.\nThe rate falls from lr to final, which is not negative.\n"
             "Write optim.cosine(lr, steps) to end at 0."
         )
-    return lambda step: final + (lr - final) * (1 + math.cos(math.pi * min(step / steps, 1.0))) / 2
+    return partial(_cosine, lr, steps, final)
+
+
+def _cosine(lr, steps, final, step):
+    return final + (lr - final) * (1 + math.cos(math.pi * min(step / steps, 1.0))) / 2
 
 
 def warmup(steps, then):
@@ -60,7 +79,11 @@ def warmup(steps, then):
     then : float or schedule
     """
     steps, then = _steps("warmup", steps), as_schedule(then)
-    return lambda step: then(0) * (step + 1) / steps if step < steps else then(step - steps)
+    return partial(_warmup, steps, then)
+
+
+def _warmup(steps, then, step):
+    return then(0) * (step + 1) / steps if step < steps else then(step - steps)
 
 
 def chain(parts):
@@ -79,15 +102,15 @@ def chain(parts):
         )
     lengths = [_steps("chain", steps) for steps, _ in parts[:-1]]
     schedules = [as_schedule(schedule) for _, schedule in parts]
+    return partial(_chain, lengths, schedules)
 
-    def rate(step):
-        for length, schedule in zip(lengths, schedules):
-            if step < length:
-                return schedule(step)
-            step -= length
-        return schedules[-1](step)
 
-    return rate
+def _chain(lengths, schedules, step):
+    for length, schedule in zip(lengths, schedules):
+        if step < length:
+            return schedule(step)
+        step -= length
+    return schedules[-1](step)
 
 
 def _positive(schedule, name, value):

@@ -250,8 +250,8 @@ class Regrow:
     comes after the optimizer's step, by the gradient that this step used (RigL leaves that step out); and both signs are
     dropped by size together (SET takes the smallest of each sign).
 
-    The model must be sparse before: ``prune.random(model, 0.9, scope="layer")``, or `OneShot` earlier in the list of
-    callbacks. Single weights are exchanged, so masks of whole neurons, blocks or n:m do not keep their structure.
+    The model must be sparse before: ``prune.random(model, 0.9, scope="layer")``, or a `OneShot` among the callbacks.
+    Single weights are exchanged, so masks of whole neurons, blocks or n:m do not keep their structure.
 
     Parameters
     ----------
@@ -310,8 +310,8 @@ class Regrow:
         if run.epoch == 0:
             self._paths = None  # what an earlier run exchanged; a resumed one goes on with it
 
-    def on_epoch_begin(self, run):
-        """Find the sparse layers, once: a `OneShot` may have made them a moment ago."""
+    def on_loss(self, run):
+        """Find the sparse layers, once, in the first step: by now a `OneShot` anywhere in the list has made them."""
         if self._weights is None:
             self._paths = self._paths or self._sparse_layers(run)
             self._weights = [run.model.get(path).weight for path in self._paths]

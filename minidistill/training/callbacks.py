@@ -1,20 +1,67 @@
 """Callbacks: objects that `fit` and `distill` tell how far they are.
 
 A callback has any of the methods ``on_train_begin``, ``on_epoch_begin``, ``on_loss`` (between forward and backward pass),
-``on_step_end``, ``on_epoch_end``, ``on_train_end``, each called with the `Run`, and, if it remembers anything that a
-resumed run needs, ``state_dict()`` and ``load_state_dict(state)`` with nested dicts and lists of numbers, texts and arrays;
-``check_state(state)`` may refuse one beforehand, while nothing is changed. Read ``loop.Run`` with this file.
+``on_step_end``, ``on_epoch_end``, ``on_save`` (all callbacks have ended the epoch: what is written down now is whole) and
+``on_train_end`` (also after an error), each called with the `Run`. Which callback stands first in the list makes no
+difference. If it remembers anything that a resumed run needs, it also has ``state_dict()`` and ``load_state_dict(state)``
+with nested dicts and lists of numbers, texts and arrays; ``check_state(state)`` may refuse one beforehand, while nothing is
+changed. Read ``loop.Run`` with this file.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import math
 
 import numpy as np
 
+from .. import checks
 from ..nn import Mask
 from .checkpoint import save_checkpoint
+
+EVENTS = (
+    "on_train_begin", "on_epoch_begin", "on_loss", "on_step_end", "on_epoch_end", "on_save", "on_train_end",
+)  # fmt: skip
+
+LARGER_IS_BETTER = "accuracy", "auc", "_at_k"
+SMALLER_IS_BETTER = "loss", "error", "rmse", "mse", "mae", "huber", "entropy", "divergence"
+
+
+def as_callbacks(callbacks):
+    """The callbacks as a list, if each can be told something and has no method that would wait for its call forever."""
+    if _events(callbacks) or isinstance(callbacks, str) or not hasattr(callbacks or (), "__iter__"):
+        shown, one = _shown(callbacks) if _events(callbacks) else (repr(callbacks), "EarlyStopping(...)")
+        raise TypeError(f"training got callbacks = {shown}.\nIt is a list of callbacks.\nWrite callbacks=[{one}].")
+    callbacks = list(callbacks or ())
+    for callback in callbacks:
+        events, (shown, one) = _events(callback), _shown(callback)
+        if isinstance(callback, type) or not events:
+            raise TypeError(
+                f"training got {shown} among the callbacks.\nA callback is an object with one or more of the methods "
+                f"{', '.join(EVENTS)}.\n{f'Write {one}' if events else 'Write a class with one of them, or leave it out'}."
+            )
+        for name in events:
+            checks.choice(f"training with a {type(callback).__name__} among the callbacks", "its method", name, EVENTS,
+                          f"Name it {_nearest(name)}; a method that only you call must not begin with on_.")  # fmt: skip
+    return callbacks
+
+
+def _events(callback):
+    """Names of the methods that look like those of a callback."""
+    return [name for name in dir(callback) if name.startswith("on_") and callable(getattr(callback, name))]
+
+
+def _shown(value):
+    """(an object or a class in a text, how an object of its class is made)."""
+    if isinstance(value, type):
+        return f"the class {value.__name__} itself", f"{value.__name__}(...)"
+    return f"a {type(value).__name__}", f"{type(value).__name__}(...)"
+
+
+def _nearest(name):
+    """The event that is meant, also where other libraries say batch for a step."""
+    return difflib.get_close_matches(name.replace("batch", "step"), EVENTS, 1, 0)[0]
 
 
 class EarlyStopping:
@@ -30,28 +77,37 @@ class EarlyStopping:
     monitor : str
         Column of the history. Take a validation one: the training loss always improves.
     mode : {"min", "max"}, optional
-        Which is better; "max" for names that end in accuracy, auc, rate_at_k or ndcg_at_k, else "min".
+        Which is better. Left out, the name tells: "max" for accuracy, auc, hit_rate_at_k and ndcg_at_k, "min" for losses
+        and errors. Any other name needs it.
     restore_best : bool
-        Whether to put the best epoch's weights back when training ends, for whatever reason.
+        Whether to put the best epoch's weights back when training ends, for whatever reason: after an error or Ctrl-C too.
     """
 
     def __init__(self, patience=5, monitor="validation_loss", mode=None, restore_best=True):
-        if patience < 1:
-            raise ValueError(
-                f"EarlyStopping got patience = {patience}.\nIt counts epochs, at least 1.\nUsual values are 5 to 20."
-            )
-        larger = monitor.endswith(("accuracy", "auc", "_at_k"))
-        self.mode = mode or ("max" if larger else "min")
-        self.patience, self.monitor, self.restore_best = patience, monitor, restore_best
+        self.patience = checks.whole(
+            "EarlyStopping", "patience", patience, "[1, inf)", "how many epochs may pass without improvement", 5
+        )
+        advice = 'Write monitor="validation_loss".'
+        self.monitor = checks.instance("EarlyStopping", "monitor", monitor, str, "a column of the history", advice)
+        if mode is None:
+            known = {"max": LARGER_IS_BETTER, "min": SMALLER_IS_BETTER}
+            mode = next((mode for mode, endings in known.items() if monitor.endswith(endings)), None)
+            advice = f'Write EarlyStopping(monitor={monitor!r}, mode="max") if more is better, mode="min" if less is.'
+        else:
+            advice = None
+        self.mode = checks.choice(f"EarlyStopping of {monitor!r}", "mode", mode, ("min", "max"), advice)
+        self.restore_best = restore_best
         self._forget("")
 
     def _forget(self, masks):
         self.best, self.best_epoch, self.weights, self.masks = math.inf, None, None, masks
 
     def on_train_begin(self, run):
-        """Forget an earlier run, but for one that goes on here."""
+        """Forget an earlier run; but go on with one that is resumed, or stay where it stopped."""
         if run.epoch == 0:
             self._forget(_masks_of(run.model))
+        elif self._is_worn_out(run):
+            run.stop()
 
     def on_epoch_end(self, run):
         """Compare, remember, stop."""
@@ -65,8 +121,11 @@ class EarlyStopping:
         value = run.logs[self.monitor] * (-1 if self.mode == "max" else 1)
         if value < self.best:
             self.best, self.best_epoch, self.weights = value, run.epoch, run.model.state_dict()
-        elif run.epoch - (self.best_epoch or 0) >= self.patience:
+        elif self._is_worn_out(run):
             run.stop()
+
+    def _is_worn_out(self, run):
+        return run.epoch - (self.best_epoch or 0) >= self.patience
 
     def on_train_end(self, run):
         """Put the best weights back."""
@@ -107,11 +166,10 @@ class Checkpoint:
     """
 
     def __init__(self, path, every=1):
-        if every < 1:
-            raise ValueError(f"Checkpoint got every = {every}.\nIt counts epochs, at least 1.\nWrite every=1.")
-        self.path, self.every = path, every
+        self.path = path
+        self.every = checks.whole("Checkpoint", "every", every, "[1, inf)", "how many epochs lie between two writes", 1)
 
-    def on_epoch_end(self, run):
-        """Write, if it is time."""
+    def on_save(self, run):
+        """Write, if it is time. Whether the run stops here, and what others remember, is settled by now."""
         if run.epoch % self.every == 0 or run.epoch == run.epochs or run.stopped:
             save_checkpoint(self.path, run)

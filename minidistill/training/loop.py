@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from .. import checks
 from ..datasets import Dataset
 from ..nn import activations, mode
 from ..optim import Adam
 from ..tensor import no_grad
+from .callbacks import as_callbacks
 from .checkpoint import load_checkpoint
 from .history import History
 from .inference import check_model, check_targets, judge, predict
@@ -198,18 +201,19 @@ def run(
     at the end of each epoch: what was measured on the validation data, and what was counted while training. ``others`` are
     parameters whose optimizer is a callback's, ``history`` an empty `History` that the caller writes into as well.
     """
-    if epochs < 1:
-        raise ValueError(f"training got epochs = {epochs}.\nAn epoch is one pass over the data.\nWrite epochs=10.")
+    epochs = checks.whole("training", "epochs", epochs, "[1, inf)", "how often to pass over the data", 10)
+    callbacks = as_callbacks(callbacks)
     optimizer = optimizer or Adam(model.parameters(), lr=3e-3)
     check_ownership(model, optimizer)
     data.batches(batch_size)  # a wrong batch size is told before anything else
     streams = dict(zip(("shuffle", "augment", "layers"), np.random.default_rng(rng).spawn(3)))
     steps = math.ceil(len(data) / batch_size)
     arithmetic = Arithmetic(precision, model)
-    state = Run(model, optimizer, list(callbacks), epochs, steps, len(data), streams, arithmetic, list(others))
+    state = Run(model, optimizer, callbacks, epochs, steps, len(data), streams, arithmetic, list(others))
     state.history = History() if history is None else history
     if resume is not None:
         load_checkpoint(resume, state)
+    warn_of_ended_schedules(optimizer, steps * (epochs - state.epoch))
     bar = Progress(progress, epochs, steps, state.step)
     state.tell("on_train_begin")
     try:
@@ -220,7 +224,7 @@ def run(
         state.history.interrupted = True
     finally:
         bar.close()
-    state.tell("on_train_end")
+        state.tell("on_train_end")  # after an error too: the best weights are put back
     return state.history
 
 
@@ -244,6 +248,7 @@ def _epoch(state, data, batch_loss, validate, report, batch_size, augment, bar):
     state.history.epochs.append(state.logs)
     bar.epoch(state.epoch, state.logs)
     state.tell("on_epoch_end")
+    state.tell("on_save")
 
 
 def _step(state, batch, batch_loss):
@@ -315,3 +320,20 @@ def check_ownership(model, optimizer):
             "It would change something else, and the model not at all.\n"
             "Make it from this model, after copying or replacing layers: optim.Adam(model.parameters())."
         )
+
+
+def warn_of_ended_schedules(optimizer, steps):
+    """One warning if a schedule, over since an earlier training, leaves the rate at 0 in all steps of this one."""
+    done = optimizer.step_count
+    for schedule in (group["lr"] for group in optimizer.groups if callable(group["lr"])):
+        if steps == 0 or any(schedule(step) != 0 for step in range(done, done + steps)):
+            continue
+        if highest := max(map(schedule, range(done)), default=0):
+            kind = type(optimizer).__name__
+            warnings.warn(
+                f"training got an optimizer whose schedule is over: the rate is 0 in all {steps} steps from step {done}.\n"
+                "A schedule counts the steps of its optimizer, those of earlier trainings too, and nothing is learned now.\n"
+                f"Make a new optimizer: optim.{kind}(model.parameters(), lr=optim.cosine({highest:g}, {steps})).",
+                stacklevel=4,
+            )
+            return

@@ -27,6 +27,7 @@ from numbers import Real
 
 import numpy as np
 
+from .. import checks
 from ..kernels import all_finite, round_bfloat16, round_float16
 from ..tensor import RowSparse, Tensor, record, rounding
 
@@ -77,11 +78,8 @@ class Precision:
             raise ValueError(
                 f"Precision got initial_scale = {self.initial_scale!r}.\n{_SCALES}.\nWrite initial_scale=2.0**16."
             )
-        if type(self.growth_interval) is not int or self.growth_interval < 1:
-            raise ValueError(
-                f"Precision got growth_interval = {self.growth_interval!r}.\nIt counts steps, at least 1.\n"
-                "Write growth_interval=2000."
-            )
+        meaning = "how many steps without an overflow double the scale"
+        checks.whole("Precision", "growth_interval", self.growth_interval, "[1, inf)", meaning, 2000)
 
 
 class Arithmetic:

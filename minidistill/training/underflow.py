@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import checks
 from ..tensor import Node, RowSparse, gradients
 from .precision import ROUNDED_TO
 
@@ -74,9 +75,10 @@ class GradientHistogram:
     """
 
     def __init__(self, every=10):
-        if type(every) is not int or every < 1:
-            raise ValueError(f"GradientHistogram got every = {every!r}.\nIt counts steps, at least 1.\nWrite every=10.")
-        self.every, self.layers, self.scale = every, {}, 1.0
+        self.every = checks.whole(
+            "GradientHistogram", "every", every, "[1, inf)", "how many steps lie between two looks", 10
+        )
+        self.layers, self.scale = {}, 1.0
 
     def on_train_begin(self, run):
         """Forget an earlier run."""
