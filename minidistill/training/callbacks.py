@@ -60,8 +60,10 @@ def _shown(value):
 
 
 def _nearest(name):
-    """The event that is meant, also where other libraries say batch for a step."""
-    return difflib.get_close_matches(name.replace("batch", "step"), EVENTS, 1, 0)[0]
+    """The event that is meant, also in the words of other libraries."""
+    for theirs, ours in (("train_batch", "step"), ("batch", "step"), ("start", "begin")):
+        name = name.replace(theirs, ours)
+    return difflib.get_close_matches(name, EVENTS, 1, 0)[0]
 
 
 class EarlyStopping:
