@@ -67,9 +67,14 @@ def bad_file(path: str | os.PathLike, rule: str, remedy: str) -> FileFormatError
     return FileFormatError(f"Could not read {os.fspath(path)}.\n{rule}\n{remedy}")
 
 
+def as_path(path: str | os.PathLike) -> Path:
+    """`path` as a Path, a leading ``~`` read as the home folder. A shell does so; Python alone makes a folder named so."""
+    return Path(os.path.expanduser(path))
+
+
 def require_file(path: str | os.PathLike, remedy: str = "Check the path.") -> Path:
     """Return `path` as a Path, or raise FileNotFoundError if no file is there."""
-    path = Path(path)
+    path = as_path(path)
     if path.is_file():
         return path
     found = "It is a folder, not a file." if path.is_dir() else "There is no file of that name."
@@ -108,7 +113,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     OSError
         If the folder cannot be created or written to, or `path` is a folder or a device.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.exists() and not path.is_file():
         raise OSError(f"Could not write {path}.\nIt exists and is not a file.\nWrite to another path.")
     make_folder(path.parent)

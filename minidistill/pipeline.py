@@ -11,13 +11,12 @@ Read this file as an example of the public interface: it uses nothing else.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 
 from . import datasets, distill, losses, nn, optim, plot, prune, quantize
 from .datasets import Dataset
-from .files import atomic_write
+from .files import as_path, atomic_write
 from .ledger import Ledger
 from .training import evaluate, fit, predict
 
@@ -147,7 +146,7 @@ def demo(out="runs/demo", seeds=5, progress=None):
     str
         The report as text: the table of the study, then the ledger.
     """
-    out = Path(out)
+    out = as_path(out)
     out.mkdir(parents=True, exist_ok=True)
     say = progress or (lambda text: None)
     accuracies, models = label_study(seeds, say)

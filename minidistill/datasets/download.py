@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..files import CHUNK, make_folder, sha256
+from ..files import CHUNK, as_path, make_folder, sha256
 
 TIMEOUT = 30  # seconds without a byte
 DATA_VARIABLE = "MINIDISTILL_DATA"
@@ -58,7 +58,7 @@ SOURCES = {
 def data_home(directory: str | os.PathLike | None = None) -> Path:
     """The folder of all data sets: `directory`, else $MINIDISTILL_DATA, else ``~/.cache/minidistill``."""
     directory = directory or os.environ.get(DATA_VARIABLE) or Path.home() / ".cache" / "minidistill"
-    return Path(directory).expanduser()
+    return as_path(directory)
 
 
 def fetch(name: str, to: str | os.PathLike | None = None, base_url: str | None = None, progress: bool = True) -> Path:

@@ -18,7 +18,7 @@ from typing import NamedTuple, TextIO
 
 import numpy as np
 
-from ..files import FileFormatError, bad_file, read_npz, require_file
+from ..files import FileFormatError, as_path, bad_file, read_npz, require_file
 from .dataset import Dataset
 
 MOVIELENS_FILES = ("ratings.csv", "ratings.dat", "u.data")
@@ -132,7 +132,7 @@ def load_movielens(path: str | os.PathLike) -> Ratings:
     ----------
     F. M. Harper, J. A. Konstan, "The MovieLens Datasets: History and Context", ACM TiiS 5(4), 2015.
     """
-    path = _ratings_file(Path(path))
+    path = _ratings_file(as_path(path))
     with _text_lines(path) as lines:
         first = next(lines, "")
         delimiter = "," if "," in first else "\t"

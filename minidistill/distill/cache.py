@@ -9,11 +9,10 @@ can be float16, or the k largest logits of each row. Read ``files.py`` before th
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 
-from ..files import bad_file, read_npz, require_file, write_npz
+from ..files import as_path, bad_file, read_npz, require_file, write_npz
 from ..training import predict
 from .settings import check_settings
 
@@ -159,7 +158,7 @@ def as_cache(cache, teacher, data, augment):
             "answers for them.\nLeave one of the two out; without a cache the teacher answers batch by batch."
         )
     if not isinstance(cache, TeacherCache):
-        path = Path(cache)
+        path = as_path(cache)
         if teacher is not None and not path.exists():
             made = TeacherCache(teacher, data)
             made.save(path)

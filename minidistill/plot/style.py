@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..files import as_path
+
 # Okabe & Ito 2008, "Color Universal Design".
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 GREY = "#767676"
@@ -33,7 +35,7 @@ def new_figure(panels, width, height=4.2, **options):
 def finish(figure, path):
     """The figure itself, written to ``path`` as a PNG if one is given."""
     if path is not None:
-        figure.savefig(path, dpi=150, facecolor="white")
+        figure.savefig(as_path(path), dpi=150, facecolor="white")
     return figure
 
 
