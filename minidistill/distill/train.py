@@ -17,8 +17,8 @@ from ..nn import activations, mode
 from ..optim import Adam
 from ..tensor import no_grad
 from ..training import History, evaluate, predict, run
-from ..training.inference import judge
 from ..training.callbacks import as_callbacks
+from ..training.inference import judge
 from ..training.loop import batch_inputs, split_validation
 from ..training.task import find_task
 from .cache import as_cache

@@ -172,7 +172,7 @@ class _Labels:
     def __init__(self, targets, loss, metrics, history):
         self.targets, self.loss, self.metrics, self.history = targets, default_loss(targets, loss), metrics, history
         self.task, self.right = None, []
-        _check_metric_names(find_metrics(metrics or []).values())
+        find_metrics([] if metrics is None else metrics)  # a wrong one is told before training
 
     def loss_of(self, outputs, targets):
         """The loss of a batch, a scalar Tensor."""

@@ -290,5 +290,5 @@ def _named(metric):
             )
         return float(number.item())
 
-    as_float.__name__ = name
+    as_float.__name__, as_float.__wrapped__ = name, metric
     return name, as_float

@@ -95,7 +95,7 @@ def find_task(who, shape, targets, loss=None, metrics=None):
     loss = default_loss(targets, loss)
     asked = None if metrics is None else find_metrics(metrics)
     kind = _kind_of_loss(loss)
-    if asked and any(metric in _OF_RANKINGS for metric in asked.values()):
+    if asked and any(metric.__wrapped__ in _OF_RANKINGS for metric in asked.values()):
         kind = "ranking"
     elif kind == "labels":
         kind = "yes or no" if np.prod(shape) == 1 else "several labels"
@@ -104,7 +104,7 @@ def find_task(who, shape, targets, loss=None, metrics=None):
     own = _ACCURACY.get(kind)
     if asked is None:
         asked = {"accuracy": own} if own else {}
-    elif "accuracy" in asked and asked["accuracy"] is accuracy and own:
+    elif own and getattr(asked.get("accuracy"), "__wrapped__", None) is accuracy:
         asked["accuracy"] = own
     return Task(kind, loss, asked)
 
