@@ -33,7 +33,8 @@ def explain(self):
         is_leaf = isinstance(end, Tensor)
         kept = "-" if is_leaf else f"{sum(a.nbytes for a in _captured(end.vjp, seen)):,} B"
         name = f"leaf {type(end).__name__}" if is_leaf else end.op
-        norm = np.linalg.norm(g.values if isinstance(g, RowSparse) else g)
+        values = g.values if isinstance(g, RowSparse) else g
+        norm = np.sqrt(np.vdot(values, values))
         lines.append(f"{number:>4} {name:<24} {end.shape!s:<18} {kept:>18} {norm:>14.4g}")
     return Table("\n".join(lines))
 

@@ -182,7 +182,7 @@ def _checked(loss, prediction, target):
     prediction = as_tensor(prediction)
     target = _check_same_shape(loss, prediction, target)
     flat = target.ravel()
-    if not flat.dot(flat) < np.inf and not np.isfinite(target).all():  # one fast pass that nearly all targets pass
+    if not np.vdot(flat, flat) < np.inf and not np.isfinite(target).all():  # one fast pass that nearly all targets pass
         raise ValueError(
             f"{loss} got {np.count_nonzero(~np.isfinite(target))} targets that are NaN or infinite.\nEvery target is a "
             "finite number.\nDrop those samples: keep = np.isfinite(y); x[keep], y[keep]."

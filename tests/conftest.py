@@ -7,6 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from apple import IGNORED
+
+
+def pytest_configure(config):
+    for line in IGNORED:
+        config.addinivalue_line("filterwarnings", line)
 
 
 @pytest.fixture

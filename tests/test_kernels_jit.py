@@ -109,7 +109,7 @@ def test_fast_and_reference_have_the_same_names_and_signatures():
         for function in vars(module).values():
             if inspect.isfunction(function) and function.__module__ == module.__name__ and function.__name__[0] != "_":
                 fast[function.__name__] = function
-    assert sorted([*fast, "TOGETHER"]) == sorted(kernels.__all__)
+    assert sorted([*fast, "TOGETHER", "matmul"]) == sorted(kernels.__all__)
     for name, function in fast.items():
         assert inspect.signature(function) == inspect.signature(getattr(reference, name))
         assert getattr(kernels, name) is (function if _jit.JIT_ENABLED else getattr(reference, name))

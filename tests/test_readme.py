@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from apple import STRICT
 
 from minidistill.cli import _parser
 
@@ -21,7 +22,7 @@ def blocks(language):
 
 @pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.split("\n")[0])
 def test_code_blocks_run_as_written(code, tmp_path):
-    result = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    result = subprocess.run([sys.executable, *STRICT, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
 
 

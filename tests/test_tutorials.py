@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from apple import STRICT
 
 from minidistill.kernels._jit import JIT_ENABLED
 
@@ -44,7 +45,7 @@ def test_the_lessons_are_found():
 
 def run(lesson, folder):
     return subprocess.run(
-        [sys.executable, "-W", "error", str(lesson)], cwd=folder, env={**os.environ, "MPLBACKEND": "Agg"},
+        [sys.executable, *STRICT, str(lesson)], cwd=folder, env={**os.environ, "MPLBACKEND": "Agg"},
         capture_output=True, text=True, timeout=SECONDS,
     )  # fmt: skip
 

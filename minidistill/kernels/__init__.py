@@ -14,7 +14,7 @@ This is the one place that picks an implementation. Importing it compiles nothin
 from __future__ import annotations
 
 from minidistill.kernels._jit import JIT_ENABLED
-from minidistill.kernels.reference import TOGETHER
+from minidistill.kernels.reference import TOGETHER, matmul
 
 if JIT_ENABLED:
     from minidistill.kernels.affine import (
@@ -102,6 +102,7 @@ __all__ = [
     "int8_matmul",
     "int8_sums",
     "lookup_rows",
+    "matmul",
     "product",
     "products",
     "quantize",

@@ -20,6 +20,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from minidistill.kernels.pool import get_threads, split
+from minidistill.kernels.reference import dot, matmul
 
 SMALL = 2**18  # multiplications; up to here OpenBLAS uses one thread by itself, so there is nothing to steer
 WORTH_SPLITTING = 5_000_000  # multiplications of one product, about 60 µs on one core
@@ -29,7 +30,7 @@ _steering = threading.RLock()
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """As `reference.product`, on the threads of the pool if it is large."""
     if a.size * b.shape[1] <= SMALL:
-        return a.dot(b)
+        return dot(a, b)
     return products([(a, b)])[0]
 
 
@@ -37,10 +38,10 @@ def products(pairs: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
     """As `reference.products`, on the threads of the pool if there is enough to multiply."""
     work = [a.size * b.shape[1] for a, b in pairs]
     if max(work) <= SMALL or min(work) == 0:
-        return [a.dot(b) for a, b in pairs]
+        return [dot(a, b) for a, b in pairs]
     with OneBlasThread() as steered:
         if not steered or max(work) < WORTH_SPLITTING or get_threads() == 1:
-            return [a.dot(b) for a, b in pairs]
+            return [dot(a, b) for a, b in pairs]
         outs = [np.empty((len(a), b.shape[1]), np.result_type(a, b)) for a, b in pairs]
         split(_multiply, (pairs, outs, work), sum(work))
     return outs
@@ -59,11 +60,11 @@ def _multiply(pairs, outs, work, lo, hi):
         if first == last:
             continue
         if out.shape[0] >= out.shape[1]:
-            np.matmul(a[first:last], b, out=out[first:last])
+            matmul(a[first:last], b, out=out[first:last])
         elif b.flags.f_contiguous:  # a transposed large operand, which BLAS packs slowly: the product turned around
-            out[:, first:last] = np.matmul(b.T[first:last], a.T).T
+            out[:, first:last] = matmul(b.T[first:last], a.T).T
         else:
-            np.matmul(a, b[:, first:last], out=out[:, first:last])
+            matmul(a, b[:, first:last], out=out[:, first:last])
 
 
 class OneBlasThread:

@@ -15,6 +15,8 @@ import math
 
 import numpy as np
 
+from ..kernels import matmul
+
 
 class Hessian:
     """The sum ``XᵀX`` over all inputs of a layer, in float64, a batch at a time.
@@ -50,7 +52,7 @@ class Hessian:
             )
         rows = np.asarray(x, np.float64).reshape(-1, shape[-1])
         with np.errstate(over="ignore", invalid="ignore"):  # told below
-            added = rows.T @ rows
+            added = matmul(rows.T, rows)
         if not math.isfinite(added.trace()):
             raise ValueError(
                 f"the Hessian of {self.name} met NaN or infinity.\nIt is a sum over all inputs.\n"
@@ -115,4 +117,4 @@ def walk(weight, upper, settle, block=32):
         for i, j in enumerate(range(rows.start, rows.stop)):
             errors[i] = (w[j] - settle(j, w)) / upper[j, j]
             w[j : rows.stop] -= np.outer(upper[j, j : rows.stop], errors[i])
-        w[rows.stop :] -= upper[rows, rows.stop :].T @ errors
+        w[rows.stop :] -= matmul(upper[rows, rows.stop :].T, errors)

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from .. import kernels
 from ..kernels import add_bias, dense_backward, product, products, sum_rows, within
 from ..tensor import RowSparse, Tensor, as_tensor, record
 from .activation import ACTIVATIONS
@@ -19,7 +20,7 @@ def matmul(a, b):
     """Matrix product as ``@`` of NumPy: vectors, matrices, and stacks of matrices with broadcasting."""
     a, b = pair(a, b)
     x, y = a.data, b.data
-    out = x @ y
+    out = kernels.matmul(x, y)
     # A vector is a matrix with one row (left) or one column (right); with that, one rule serves all.
     rows = x[None, :] if x.ndim == 1 else x  # (..., N, K)
     columns = y[:, None] if y.ndim == 1 else y  # (..., K, M)
@@ -28,11 +29,11 @@ def matmul(a, b):
 
     def vjp_a(g):
         g = np.expand_dims(g, added)  # (..., N, M)
-        return unbroadcast(g @ np.swapaxes(columns, -1, -2), shape_rows).reshape(shape_a)
+        return unbroadcast(kernels.matmul(g, np.swapaxes(columns, -1, -2)), shape_rows).reshape(shape_a)
 
     def vjp_b(g):
         g = np.expand_dims(g, added)  # (..., N, M)
-        return unbroadcast(np.swapaxes(rows, -1, -2) @ g, shape_columns).reshape(shape_b)
+        return unbroadcast(kernels.matmul(np.swapaxes(rows, -1, -2), g), shape_columns).reshape(shape_b)
 
     return record("matmul", out, (a, b), (vjp_a, vjp_b))
 

@@ -36,7 +36,7 @@ def mean_square(prediction, target):
     """The mean of (prediction - target)**2 over all elements; the target is an array of the prediction's shape and dtype."""
     error = prediction._data - target
     flat = error.ravel()
-    loss = np.array(flat.dot(flat) / error.size, error.dtype)
+    loss = np.array(np.vdot(flat, flat) / error.size, error.dtype)
     return record("mean_square", loss, (prediction,), (lambda g: error * (2 * g / error.size),), saves=())
 
 

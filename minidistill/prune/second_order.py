@@ -24,6 +24,7 @@ from numbers import Integral
 
 import numpy as np
 
+from ..kernels import matmul
 from ..kernels.blas import OneBlasThread
 from ..nn import Dense
 from ..nn.hessian import Hessian, walk
@@ -118,7 +119,7 @@ def _one_by_one(weight, masked, upper, count):
     before, outputs = masked.sum(axis=0), range(weight.shape[1])
     orders, costs = np.empty((2, *weight.T.shape))
     for m in outputs:
-        orders[m], own = _operate(weight[:, m], masked[:, m], upper.T @ upper)
+        orders[m], own = _operate(weight[:, m], masked[:, m], matmul(upper.T, upper))
         costs[m] = np.maximum.accumulate(own)
         costs[m, : before[m]] = -np.inf
     kept = np.ones(weight.shape, bool)
@@ -148,7 +149,7 @@ def _solved(weight, kept, hessian):
     """The weights that stay, at the least-squares solution for their output: what no order of removals can better."""
     solved = np.zeros(weight.shape)
     for m, left in enumerate(kept.T):
-        solved[left, m] = np.linalg.solve(hessian[np.ix_(left, left)], hessian[left] @ weight[:, m])
+        solved[left, m] = np.linalg.solve(hessian[np.ix_(left, left)], matmul(hessian[left], weight[:, m]))
     return solved
 
 

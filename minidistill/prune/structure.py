@@ -24,6 +24,7 @@ from numbers import Integral
 import numpy as np
 
 from ..datasets import Dataset
+from ..kernels import matmul
 from ..nn import Activation, Dense, Embedding, example_inputs, trace, watch
 from ..nn.forward_only import ForwardOnly
 from ..training import predict
@@ -277,7 +278,7 @@ def _redundancy(layer):
     vectors = layer.weight.data if layer.bias is None else np.vstack([layer.weight.data, layer.bias.data])
     lengths = _norm(vectors, axis=0)
     directions = vectors / np.where(lengths > 0, lengths, 1)
-    likeness = directions.T @ directions
+    likeness = matmul(directions.T, directions)
     gone = ~kept_of(layer.weight).any(axis=0)
     likeness[gone] = likeness[:, gone] = -np.inf
     np.fill_diagonal(likeness, -np.inf)

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import ops
+from ..kernels import matmul
 from ..nn.forward_only import ForwardOnly
 from ..nn.layers import Activation, Concatenate, Dense, Dropout, Embedding, Flatten
 from ..nn.module import Module, Parameter
@@ -186,7 +187,7 @@ class Units:
         folded = np.flatnonzero(leaving & self.constant[inputs])
         constant = None
         if len(folded):
-            constant = self.arrived[path][0, folded] @ weight[np.ix_(folded, columns)].astype(np.float64)
+            constant = matmul(self.arrived[path][0, folded], weight[np.ix_(folded, columns)].astype(np.float64))
         return Cut(np.flatnonzero(~leaving), columns, constant)
 
 

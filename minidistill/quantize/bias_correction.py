@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..kernels import dequantize, quantize, quantize_rows
+from ..kernels import dequantize, matmul, quantize, quantize_rows
 from ..training.inference import watch_inputs
 from .layers import QuantizedDense
 from .partial import DynamicDense
@@ -49,8 +49,8 @@ def correct_biases(model, twin, layers, calibration, batch_size=256):
         seen = _mean_inputs(twin, {path: layer}, calibration, batch_size).get(path)
         if seen is None:
             continue  # the twin went another way, at a branch of its own
-        wanted = mean @ dense.weight.data + (0 if dense.bias is None else dense.bias.data)
-        given = seen @ layer.weight + (0 if layer.bias is None else layer.bias)
+        wanted = matmul(mean, dense.weight.data) + (0 if dense.bias is None else dense.bias.data)
+        given = matmul(seen, layer.weight) + (0 if layer.bias is None else layer.bias)
         _move_bias(layer, wanted - given)
 
 

@@ -241,7 +241,7 @@ class MSE(LeastCost):
         scale, zero_point = activation_scale(low, high)
         q = quantize(centres.astype(np.float32), scale, zero_point, 0, ACTIVATION_MAX)
         # In float64, since 255 steps may be more than float32 holds, and so may squares.
-        return float(counts @ ((q.astype(np.float64) - zero_point) * float(scale) - centres) ** 2)
+        return float(np.vdot(counts, ((q.astype(np.float64) - zero_point) * float(scale) - centres) ** 2))
 
 
 class Entropy(LeastCost):
@@ -271,7 +271,7 @@ class Entropy(LeastCost):
         p = inside.copy()
         p[0] += counts[:start].sum()
         p[-1] += counts[stop:].sum()
-        return float(p @ np.log(p / q)) / p.sum() + np.log(q.sum() / p.sum())
+        return float(np.vdot(p, np.log(p / q))) / p.sum() + np.log(q.sum() / p.sum())
 
 
 OBSERVERS = {

@@ -22,7 +22,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from ..kernels import product
+from ..kernels import matmul, product
 from ..kernels.blas import OneBlasThread
 from ..nn.hessian import Hessian, walk
 from ..optim import Adam
@@ -202,7 +202,7 @@ def make_rounding(kind, name="a layer"):
 
 def output_errors(hessian, difference):
     """dᵀ H d of each output, (M,), for a change d (K, M) of the weight."""
-    return (difference * (hessian @ difference)).sum(axis=0)
+    return (difference * (matmul(hessian, difference))).sum(axis=0)
 
 
 def _is_positive(number):

@@ -100,14 +100,12 @@ def _checked_inputs(x):
     if isinstance(x, Dataset):
         return x.inputs
     if type(x) is np.ndarray and x.dtype in _FLOATS and x.size:
-        # One fast pass that nearly all inputs pass; the others are looked at closely. BLAS is faster where x is large, but
-        # may overflow, and keeping NumPy quiet about it takes as long as the whole pass over a small one.
+        # One fast pass that nearly all inputs pass; the others are looked at closely. BLAS is faster where x is large.
         if x.size <= _SMALL_INPUT:
             fine = all_finite(x)
         else:
             flat = x.ravel()
-            with np.errstate(over="ignore"):
-                fine = flat.dot(flat) < np.inf
+            fine = np.vdot(flat, flat) < np.inf
         if fine:
             return (x,)
     return Dataset(_as_arrays(x), None, dtype=None).inputs

@@ -167,14 +167,14 @@ def ndcg_at_k(scores, relevant, k=10):
         group = np.cumsum(first).reshape(first.shape) - 1
         gains = (np.bincount(group.ravel(), gains.ravel()) / np.bincount(group.ravel()))[group]
     discount = 1 / np.log2(np.arange(2, k + 2))
-    best = np.sort(relevant.astype(float), axis=1)[:, ::-1][:, :k] @ discount
+    best = (np.sort(relevant.astype(float), axis=1)[:, ::-1][:, :k] * discount).sum(axis=1)
     known = best > 0
     if not known.any():
         raise ValueError(
             "ndcg_at_k got no relevant item for any user.\nThe best order is what a ranking is compared with.\n"
             "Pass the relevance as an array (users, items) that is positive where an item is relevant."
         )
-    return float(np.mean((gains[:, :k] @ discount)[known] / best[known]))
+    return float(np.mean((gains[:, :k] * discount).sum(axis=1)[known] / best[known]))
 
 
 def _alike(who, predictions, targets):

@@ -22,7 +22,7 @@ from .affine import (
     requantize,
     requantize_integer,
 )
-from .blas import product, products
+from .blas import dot, matmul, product, products
 from .dense import add_bias, dense_backward
 from .elementwise import all_finite, erf
 from .embedding import sum_rows, within

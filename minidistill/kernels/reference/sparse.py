@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .blas import matmul
+
 
 def sparse_dense(x: np.ndarray, weight, bias: np.ndarray | None = None, relu: bool = False) -> np.ndarray:
     """A dense layer with a sparse weight: ``x @ weight + bias``, then relu if it is wanted.
@@ -28,7 +30,7 @@ def sparse_dense(x: np.ndarray, weight, bias: np.ndarray | None = None, relu: bo
     with np.errstate(invalid="ignore", over="ignore"):  # as compiled code: what is not finite needs no warning
         for n in range(z.shape[1]):
             mine = slice(starts[n], starts[n + 1])  # an input without a weight has no influence, be it infinite
-            z[:, n] = x[:, columns[mine]] @ weight.values[mine].astype(x.dtype)
+            z[:, n] = matmul(x[:, columns[mine]], weight.values[mine].astype(x.dtype))
             z[:, n] *= 1 if weight.scales is None else weight.scales[n]
         if bias is not None:
             z += bias
