@@ -14,6 +14,8 @@ from numbers import Integral, Real
 
 import numpy as np
 
+_MANY = 30  # more than these are not listed in a text
+
 
 def number(who, name, value, interval, meaning, example):
     """A real number in an interval.
@@ -61,7 +63,7 @@ def whole(who, name, value, interval, meaning, example):
 
 
 def choice(who, name, value, known, advice=None):
-    """One of some known values, usually names. The nearest name is suggested.
+    """One of some known values, usually names. The nearest name is suggested, capitals aside.
 
     Parameters
     ----------
@@ -77,9 +79,10 @@ def choice(who, name, value, known, advice=None):
     """
     known = list(known)
     if not any(type(value) is type(one) and value == one for one in known):
-        nearest = difflib.get_close_matches(str(value), [str(one) for one in known], 1, 0.5)
-        best = next((one for one in known if [str(one)] == nearest), known[0])
-        rule = f"It is one of {', '.join(map(repr, known))}."
+        named = {str(one).casefold(): one for one in known}
+        nearest = difflib.get_close_matches(str(value).casefold(), named, 1, 0.5)
+        best = named[nearest[0]] if nearest else known[0]
+        rule = f"It is one of {', '.join(map(repr, known[:_MANY]))}{', ...' if len(known) > _MANY else ''}."
         raise ValueError(_text(who, name, _short(value), rule, advice or f"Write {name}={best!r}."))
     return value
 

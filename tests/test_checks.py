@@ -74,3 +74,10 @@ def test_finite_arrays_pass_and_others_are_counted():
     assert str(error.value) == (
         "f got y with 2 NaN or infinite numbers, the first at [1, 1].\nEvery one is finite.\nDrop them."
     )
+
+
+def test_the_nearest_choice_may_differ_in_capitals_and_long_lists_are_cut():
+    with pytest.raises(ValueError, match=r"(?s)Write target='label'\.$"):
+        checks.choice("load_csv", "target", "LABEL", ["size", "label"])
+    with pytest.raises(ValueError, match=r"(?s)'pixel29', \.\.\.\.\nWrite target='pixel77'\.$"):
+        checks.choice("load_csv", "target", "Pixel77", [f"pixel{i}" for i in range(784)])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -124,17 +127,66 @@ def test_csv_round_trip(tmp_path_factory, values):
         ("1,2\n3,inf\n", {}, "Line 2, column 2 is inf"),
         ("1,2\n3,4,5\n", {}, r"Line 2 has 3 cell\(s\), the first line has 2"),
         ("1,2\n3\n", {}, r"Line 2 has 1 cell\(s\), the first line has 2"),
-        ("1\n2\n", {}, r"Column -1 cannot be the target of a table with 1 column\(s\)"),
-        ("1;2\n2;3\n", {}, "columns are separated by commas"),
-        ("1,2\n", {"target": 2}, "Column 2 cannot be the target"),
-        ("1,2\n", {"target": "a"}, "not exactly one column 'a'; it has no header"),
-        ("a,b\n1,2\n", {"target": "c"}, "not exactly one column 'c'; its columns are a, b"),
-        ("a,a\n1,2\n", {"target": "a"}, "not exactly one column 'a'"),
+        ("1\n2\n", {}, "It has one column, and no inputs beside the target.\nPass target=None"),
+        ("1,2\n", {"target": "a"}, "It has no header.\nPass the target as a position"),
+        ("a,a\n1,2\n", {"target": "a"}, "It has 2 columns 'a'"),
+        ("1,2\n3.5,1e39\n", {}, "Line 2, column 2 is 1e[+]39, not a finite number of float32"),
+        ("a,b\n1,2\n\n-1e39,2\n", {}, r"Line 4, column 1 \(a\) is -1e[+]39, not a finite number of float32"),
+        ("a,b\n1,x\n2,3\n", {}, r"Line 2, column 2 \(b\) is 'x', not a finite number"),
+        ("1,x\n2,z\n", {"classes": ["x", "y"]}, "Line 2, column 2 is 'z', not one of the classes"),
         ('1,2\n"3,4\n', {}, "cell"),
     ],
 )
 def test_bad_csv(tmp_path, text, options, match):
     refused(load_csv, written(tmp_path, text), match, **options)
+
+
+ADVISED = [  # a table as it was saved, the arguments at first, how often an error is followed, inputs and targets at last
+    ("a;b;label\n1.5;2;0\n3;4;1\n", {}, 1, [[1.5, 2], [3, 4]], [0, 1]),
+    ("a;b;label\n1,5;2;0\n3;4;1\n", {}, 1, [[1.5, 2], [3, 4]], [0, 1]),
+    ("1,5;2,5;0\n3,5;4,25;1\n", {}, 1, [[1.5, 2.5], [3.5, 4.25]], [0, 1]),
+    ("1,5;2,5;0\n3,5;4,25;1\n", {"delimiter": ";"}, 1, [[1.5, 2.5], [3.5, 4.25]], [0, 1]),
+    ("a;b\n1;0\n3,5;1\n", {"delimiter": ";"}, 1, [[1], [3.5]], [0, 1]),
+    ('a,b\n"1,5",0\n"2,5",1\n', {}, 1, [[1.5], [2.5]], [0, 1]),
+    ("1\t2\t0\n3\t4\t1\n", {}, 1, [[1, 2], [3, 4]], [0, 1]),
+    ("1 2 0\n3 4 1\n", {}, 1, [[1, 2], [3, 4]], [0, 1]),
+    ("a,b\n1,0\n3,1\n", {"delimiter": ";"}, 1, [[1], [3]], [0, 1]),
+    ("size,kind\n1,setosa\n3, versicolor\n2,setosa\n", {}, 1, [[1], [3], [2]], [0, 1, 0]),
+    ("5,1;3,5;rose\n3,5;4;tulip\n", {}, 3, [[5.1, 3.5], [3.5, 4]], [0, 1]),
+    ("1,rose\n3,tulip\n", {"header": False}, 1, [[1], [3]], [0, 1]),
+    ("Label,a\n1,2\n0,3\n", {"target": "label"}, 1, [[2], [3]], [1, 0]),
+    ("a,b\n2,1\n3,0\n", {"target": 2}, 1, [[2], [3]], [1, 0]),
+    ("a,b\n2,1\n3,0\n", {"target": "1"}, 1, [[1], [0]], [2, 3]),
+]
+
+
+@pytest.mark.parametrize(("text", "options", "errors", "x", "y"), ADVISED)
+def test_the_advice_of_an_error_leads_to_the_data(tmp_path, text, options, errors, x, y):
+    """What the last line of an error says is added to the call, and the call works."""
+    path = written(tmp_path, text)
+    for _ in range(errors):
+        with pytest.raises(ValueError, match="=") as caught:
+            load_csv(path, **options)
+        advice = str(caught.value).split("\n")[2]
+        assert str(caught.value).count("\n") == 2
+        written_so = re.findall(r"(\w+)=('[^']*'|\"[^\"]*\"|True|False|-?\d+|\[[^]]*\])", advice)
+        assert written_so, advice
+        options = options | {name: ast.literal_eval(value) for name, value in written_so}
+    dataset = load_csv(path, **options)
+    np.testing.assert_array_equal(dataset.x, np.float32(x))
+    assert dataset.y.tolist() == y and dataset.y.dtype == np.int64
+
+
+def test_names_that_are_no_classes_are_shown_by_their_place(tmp_path):
+    path = written(tmp_path, "".join(f"{i},name{i}\n" for i in range(60)))
+    refused(load_csv, path, "Line 1, column 2 is 'name0', not a finite number", header=False)
+
+
+@pytest.mark.parametrize("options", [{"delimiter": "::"}, {"decimal": "·"}, {"target": 1.5}, {"target": True}])
+def test_arguments_that_make_no_sense(tmp_path, options):
+    path = written(tmp_path, "1,2\n3,4\n")
+    with pytest.raises((ValueError, TypeError), match=f"load_csv got {next(iter(options))} = .*\n.*\n.*"):
+        load_csv(path, **options)
 
 
 def test_csv_that_is_no_text(tmp_path):
@@ -175,14 +227,38 @@ def test_half_stars(tmp_path):
     [
         ("", "It is empty"),
         ("1\t2\t3\n", r"Its lines have 3 column\(s\); MovieLens has user, item, rating, timestamp"),
-        ("1 2 3 4\n1 2 3 4\n", "header but no rows|Line"),
+        ("1 2 3 4\n1 2 3 4\n", r"Its lines have 1 column\(s\)"),
         ("1\t2\t3\t4\n1\tx\t3\t4\n", "Line 2, column 2 is 'x'"),
         ("1::2::3::4\n1::2::3\n", r"Line 2 has 3 cell\(s\)"),
-        ("1.5,2,3,4\n", "all but the rating integers"),
+        ("1.5,2,3,4\n", "Line 1, column 1 is '1.5', not a whole number"),
     ],
 )
 def test_bad_movielens(tmp_path, text, match):
     refused(load_movielens, written(tmp_path, text, "u.data"), match)
+
+
+def test_ids_are_kept_to_the_last_digit(tmp_path):
+    """Two ids that are one float64: 2**53 and 2**53 + 1."""
+    text = "9007199254740993,1,3,0\n9007199254740992,9223372036854775807,4,0\n7.0,2,3,0\n"
+    ratings = load_movielens(written(tmp_path, text, "ratings.csv"))
+    assert ratings.users.tolist() == [7, 9007199254740992, 9007199254740993]
+    assert ratings.items.tolist() == [1, 2, 9223372036854775807]
+    assert ratings.dataset.x[0].tolist() == [2, 1, 0] and ratings.dataset.x[1].tolist() == [0, 2, 1]
+
+
+@pytest.mark.parametrize("cell", ["1e30", "9223372036854775808", "nan", "1.5", "9007199254740993.0", "x", ""])
+@pytest.mark.parametrize("column", [0, 1, 3])
+def test_what_is_no_id_is_refused_with_its_place(tmp_path, cell, column):
+    cells = ["2", "3", "4", "5"]
+    cells[column] = cell
+    path = written(tmp_path, "1,2,3,4\n" + ",".join(cells) + "\n", "ratings.csv")
+    refused(load_movielens, path, f"Line 2, column {column + 1} is '{cell}', not a whole number of 64 bits")
+
+
+def test_a_rating_that_float32_cannot_hold(tmp_path):
+    refused(
+        load_movielens, written(tmp_path, "1,2,1e39,4\n", "ratings.csv"), "Line 1, column 3 is 1e[+]39, not a finite"
+    )
 
 
 def test_missing_movielens(tmp_path):
