@@ -18,18 +18,20 @@ import math
 import os
 import secrets
 import struct
+import time
 import tokenize
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 CHUNK = 2**20  # bytes read at a time
+ABANDONED = 3600  # seconds: a temporary file that nobody has written to for so long is of a killed process
 SMALL_ARCHIVE = 64 * 2**20  # archives that unpack to no more than this are not suspected of being bombs
 MAX_EXPANSION = 200  # measured: normal float32 deflates by 1.1, the same 90% pruned by 7.6, zeros by 1027
 PLAIN_KINDS = "biufcSUMm"  # dtype kinds whose bytes are the values: no objects, no records
@@ -101,36 +103,58 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 @contextmanager
+def writing(path: str | os.PathLike, advice: str) -> Iterator[None]:
+    """Name the file in an error of writing: a full disk, a quota or a lost drive says only what happened, not where."""
+    try:
+        yield
+    except OSError as error:
+        elsewhere = error.filename is not None and Path(os.fsdecode(error.filename)).parent != Path(path).parent
+        if error.errno is None or elsewhere:  # in three lines already, or of a file that was read meanwhile
+            raise
+        raise OSError(f"Could not write {os.fspath(path)}.\n{error.strerror or error}.\n{advice}") from error
+
+
+@contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Open `path` for writing so that it changes completely or not at all.
 
     The bytes go into a temporary file beside the target, which takes over the name only once they are on
-    disk. After any error (Ctrl-C included) the temporary file is gone and the target is what it was. A
-    missing parent folder is created.
+    disk. After any error (Ctrl-C included) the temporary file is gone and the target is what it was. A killed
+    process leaves its temporary file behind, which a later write to the same path removes. A missing parent
+    folder is created.
 
     Raises
     ------
     OSError
-        If the folder cannot be created or written to, or `path` is a folder or a device.
+        If the folder cannot be created or written to, the disk is full, or `path` is a folder or a device.
     """
     path = as_path(path)
     if path.exists() and not path.is_file():
         raise OSError(f"Could not write {path}.\nIt exists and is not a file.\nWrite to another path.")
     make_folder(path.parent)
-    temporary = path.with_name(f".minidistill-{secrets.token_hex(8)}.tmp")
-    try:
+    # Of this target, and no longer than a file name may be.
+    mine = f".minidistill-{hashlib.blake2b(path.name.encode('utf-8', 'surrogateescape'), digest_size=8).hexdigest()}"
+    remove_old(path.parent.glob(f"{mine}-*.tmp"), ABANDONED)
+    temporary = path.with_name(f"{mine}-{secrets.token_hex(8)}.tmp")
+    with writing(path, "Free some space, or write to another folder; what stood there before is unchanged."):
         # Not tempfile: its files are readable by their owner alone, and the name would inherit that.
         temporary.touch(exist_ok=False)
-    except OSError as error:
-        raise OSError(f"Could not write {path}.\n{error.strerror or error}.\nWrite to another folder.") from error
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def remove_old(paths: Iterable[Path], seconds: float) -> None:
+    """Remove those files that nobody has written to for so long: whoever made them was killed."""
+    for path in paths:
+        with suppress(OSError):  # gone already, or in use after all
+            if time.time() - path.stat().st_mtime > seconds:
+                path.unlink()
 
 
 def write_npz(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], compressed: bool = False) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from . import datasets, distill, losses, nn, optim, plot, prune, quantize
 from .datasets import Dataset
-from .files import as_path, atomic_write
+from .files import as_path, atomic_write, make_folder
 from .ledger import Ledger
 from .training import evaluate, fit, predict
 
@@ -147,7 +147,7 @@ def demo(out="runs/demo", seeds=5, progress=None):
         The report as text: the table of the study, then the ledger.
     """
     out = as_path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     say = progress or (lambda text: None)
     accuracies, models = label_study(seeds, say)
     students = {"student, hard labels": models["hard"], "student, distilled": models["soft_unlabelled"]}

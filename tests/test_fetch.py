@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -187,6 +188,76 @@ def test_a_part_of_another_file_is_thrown_away(server, tmp_path):
     fails(tmp_path, ValueError, "came with SHA-256")
     get(tmp_path)
     assert_whole(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["range", "no length"])
+def test_more_than_any_published_file_is_not_kept(server, tmp_path, monkeypatch, mode):
+    monkeypatch.setattr(download, "LARGEST", 3000)
+    monkeypatch.setattr(download, "CHUNK", 1000)
+    server.mode = mode
+    fails(tmp_path, ConnectionError, "It sends more than 3,000 bytes, and no published file has so many")
+    assert sum(path.stat().st_size for path in (tmp_path / "mnist").iterdir()) == 0
+
+
+def test_two_at_once_do_not_write_to_one_file(server, tmp_path):
+    """The first one stalls in the middle of the first file, with the part of an older call; the second one gets all."""
+    part = part_of(tmp_path, FILES[FIRST][:1000])
+    server.mode = "stall"
+    errors = []
+
+    def first():
+        try:
+            get(tmp_path)
+        except ConnectionError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    while not server.seen or part.exists():  # until it has asked, and owns the part
+        time.sleep(0.01)
+    server.mode = "range"
+    get(tmp_path)
+    assert (FIRST, None) in server.seen  # the second one began anew
+    for name, data in FILES.items():
+        assert (tmp_path / "mnist" / name).read_bytes() == data
+    server.released.set()
+    thread.join()
+    assert len(errors) == 1 and part.read_bytes()[:2000] == FILES[FIRST][:2000]  # and it gave back its part
+    get(tmp_path)  # nothing is asked for: all are whole
+
+
+def test_the_part_of_a_killed_call_is_continued(server, tmp_path):
+    part = part_of(tmp_path, FILES[FIRST][:1234])
+    dead = part.with_name(f"{FIRST}.00aa.part")
+    part.rename(dead)
+    os.utime(dead, (0, time.time() - 2 * download.TIMEOUT - 1))
+    get(tmp_path)
+    assert server.seen[0] == (FIRST, "bytes=1234-")
+    assert_whole(tmp_path)
+
+
+def test_the_part_of_a_call_at_work_is_left_alone(server, tmp_path):
+    part_of(tmp_path, FILES[FIRST][:1234]).rename(tmp_path / "mnist" / f"{FIRST}.00aa.part")
+    get(tmp_path)
+    assert server.seen[0] == (FIRST, None)
+    assert (tmp_path / "mnist" / f"{FIRST}.00aa.part").stat().st_size == 1234
+
+
+def test_a_full_disk_is_named_and_what_came_is_kept(server, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(download.os, "fsync", full)
+    with pytest.raises(
+        OSError, match=r"Could not write .*\.part\.\nNo space left on device.\nFree some space and run fetch"
+    ):
+        get(tmp_path)
+    monkeypatch.undo()
+    assert (tmp_path / "mnist" / f"{FIRST}.part").read_bytes() == FILES[FIRST]
+
+
+def test_addresses_are_encrypted():
+    assert {source.url.split(":")[0] for source in download.SOURCES.values()} == {"https"}
 
 
 def test_404(server, tmp_path):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import subprocess
 import sys
+import time
 import tracemalloc
 import warnings
 import zipfile
+from pathlib import Path
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
@@ -100,9 +103,94 @@ def test_atomic_write_names_what_stops_the_temporary_file(tmp_path, monkeypatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.Path, "touch", full)
-    told = pytest.raises(OSError, match=r"Could not write .*\nNo space left on device.\nWrite to another")
+    told = pytest.raises(OSError, match=r"Could not write .*\nNo space left on device.\nFree some space, or write")
     with told, atomic_write(tmp_path / "model.npz"):
         pytest.fail("the body ran")
+
+
+WRITERS = """
+import resource, signal
+import numpy as np
+import minidistill as md
+from minidistill import datasets, distill, nn, optim
+from minidistill.training import Checkpoint
+
+train, test = datasets.load_digits()
+model = nn.Sequential(nn.Dense(64, 32, "relu"), nn.Dense(32, 10), rng=0)
+history = md.fit(model, train[:64], epochs=1, rng=0, progress=False)
+ledger = md.Ledger(test[:32])
+ledger.add("model", model)
+cache = distill.TeacherCache(model, test)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # a disk that is full after 100 bytes
+for name, write in {
+    "model.npz": lambda path: md.save(model, path),
+    "cache.npz": cache.save,
+    "ledger.json": ledger.save,
+    "curves.png": lambda path: md.plot.training_curves(history, path=path),
+    "checkpoint.npz": lambda path: md.fit(
+        model, train[:64], epochs=1, rng=0, progress=False, callbacks=[Checkpoint(path)]
+    ),
+}.items():
+    try:
+        write("here/" + name)
+    except OSError as error:
+        print(str(error).replace(chr(10), " | "))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of file sizes")
+def test_every_writer_names_the_file_that_the_disk_has_no_room_for(tmp_path):
+    (tmp_path / "here").mkdir()
+    names = ["model.npz", "cache.npz", "ledger.json", "curves.png", "checkpoint.npz"]
+    for name in names:
+        (tmp_path / "here" / name).write_bytes(b"old")
+    environment = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[1]), "NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", WRITERS], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"Could not write {Path('here', name)}. | File too large. | Free some space, or write to another folder; "
+        "what stood there before is unchanged."
+        for name in names
+    ]
+    assert sorted(os.listdir(tmp_path / "here")) == sorted(names)
+    assert {(tmp_path / "here" / name).read_bytes() for name in names} == {b"old"}
+
+
+def test_an_error_of_another_file_stays_what_it_is(tmp_path):
+    with pytest.raises(FileNotFoundError, match="elsewhere"), atomic_write(tmp_path / "a"):
+        (tmp_path / "folder" / "elsewhere").read_bytes()
+    with pytest.raises(OSError, match=r"^in three\nlines\nalready$"), atomic_write(tmp_path / "a"):
+        raise OSError("in three\nlines\nalready")
+
+
+def killed_while_writing(path):
+    """What a process that was killed leaves: its temporary file."""
+    code = "import os, sys; from minidistill.files import atomic_write\n"
+    code += "with atomic_write(sys.argv[1]) as file: file.write(b'half'); file.flush(); os._exit(9)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[1]), "NUMBA_DISABLE_JIT": "1"}
+    before = set(os.listdir(path.parent))
+    assert subprocess.run([sys.executable, "-c", code, str(path)], env=environment).returncode == 9
+    (left,) = set(os.listdir(path.parent)) - before
+    return path.parent / left
+
+
+def test_what_killed_writers_left_is_removed_by_the_next_write_to_the_same_path(tmp_path):
+    mine, other = killed_while_writing(tmp_path / "mine.npz"), killed_while_writing(tmp_path / "other.npz")
+    young = killed_while_writing(tmp_path / "mine.npz")
+    for path in (mine, other):
+        os.utime(path, (0, time.time() - files.ABANDONED - 1))
+    write_npz(tmp_path / "mine.npz", {"a": np.ones(3)})
+    assert set(os.listdir(tmp_path)) == {"mine.npz", other.name, young.name}  # the young one may be at work still
+    write_npz(tmp_path / "other.npz", {"a": np.ones(3)})
+    assert set(os.listdir(tmp_path)) == {"mine.npz", "other.npz", young.name}
+
+
+def test_the_longest_name_can_be_written(tmp_path):
+    path = tmp_path / ("x" * 251 + ".npz")
+    write_npz(path, {"a": np.ones(3)})
+    assert os.listdir(tmp_path) == [path.name]
 
 
 def test_sha256_of_a_known_text(tmp_path):

@@ -1,8 +1,9 @@
 """Fetching MNIST and Fashion-MNIST, and where they are kept.
 
-Read `files.py` before it. A file is downloaded under the name ``<file>.part``, which an interrupted download
-leaves behind and the next one continues (HTTP Range, RFC 9110 section 14). Only when its SHA-256 is the
-published one does it get its final name, so what stands under that name is always whole and right.
+Read `files.py` before it. An interrupted download leaves ``<file>.part`` behind, which the next one continues
+(HTTP Range, RFC 9110 section 14); while it runs it has a name of its own, so two at once never write to one file.
+Only when its SHA-256 is the published one does it get its final name, so what stands under that name is always
+whole and right.
 
 `urllib` and `tqdm` are imported when something is downloaded, not when the package is. Given up for
 simplicity: one file at a time, and no retries (running it again is the retry).
@@ -11,13 +12,17 @@ simplicity: one file at a time, and no retries (running it again is the retry).
 from __future__ import annotations
 
 import os
+import secrets
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ..files import CHUNK, as_path, make_folder, sha256
+from ..files import CHUNK, as_path, make_folder, remove_old, sha256, writing
 
 TIMEOUT = 30  # seconds without a byte
+LARGEST = 2**26  # bytes: no published file has more than 27 million
 DATA_VARIABLE = "MINIDISTILL_DATA"
 
 TRAIN_IMAGES = "train-images-idx3-ubyte.gz"
@@ -44,7 +49,7 @@ SOURCES = {
         },
     ),
     "fashion-mnist": Source(
-        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        "https://fashion-mnist.s3.eu-central-1.amazonaws.com/",
         {
             TRAIN_IMAGES: "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
             TRAIN_LABELS: "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
@@ -107,21 +112,45 @@ def _fetch_file(url: str, path: Path, digest: str, progress: bool) -> None:
     if path.is_file() and sha256(path) == digest:
         return
     make_folder(path.parent)
-    part = path.with_name(path.name + ".part")
-    # A part can be whole already, if the last call was ended just before the renaming.
-    if not (part.is_file() and sha256(part) == digest):
-        _download(url, part, progress)
-        found = sha256(part)
-        if found != digest:
-            part.unlink()
-            raise ValueError(
-                f"{url} came with SHA-256 {found}.\nThe published one is {digest}.\n"
-                "It was removed; run fetch again, or give another base_url."
-            )
-    os.replace(part, path)
+    with _own_part(path) as part:
+        # A part can be whole already, if the last call was ended just before the renaming.
+        if not (part.is_file() and sha256(part) == digest):
+            with writing(part, "Free some space and run fetch again: it goes on where it stopped."):
+                _download(url, part, progress, path.name)
+            found = sha256(part)
+            if found != digest:
+                part.unlink()
+                raise ValueError(
+                    f"{url} came with SHA-256 {found}.\nThe published one is {digest}.\n"
+                    "It was removed; run fetch again, or give another base_url."
+                )
+        os.replace(part, path)
 
 
-def _download(url: str, part: Path, progress: bool) -> None:
+@contextmanager
+def _own_part(path: Path) -> Iterator[Path]:
+    """Where this call alone writes: what an earlier one left behind, if no other call has taken it, or a new file.
+
+    To rename a file is to own it: of two calls at once only one succeeds. A call that ends, by an error too, gives
+    back what it has; that of a killed one is taken once nothing was written to it for longer than a download may stall.
+    """
+    left, mine = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    for part in path.parent.glob(f"{path.name}.*.part"):
+        with suppress(OSError):
+            if not left.exists() and time.time() - part.stat().st_mtime > 2 * TIMEOUT:
+                os.replace(part, left)
+    remove_old(path.parent.glob(f"{path.name}.*.part"), 2 * TIMEOUT)
+    with suppress(OSError):
+        os.utime(left)  # or it would look abandoned until the first byte comes
+        os.replace(left, mine)
+    try:
+        yield mine
+    finally:
+        if mine.exists():
+            os.replace(mine, left)
+
+
+def _download(url: str, part: Path, progress: bool, name: str) -> None:
     """Append what is missing to `part`, or start it anew if the server cannot continue it."""
     from tqdm import tqdm
 
@@ -130,9 +159,14 @@ def _download(url: str, part: Path, progress: bool) -> None:
     with response:
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdigit() else None
-        bar = tqdm(desc=part.stem, total=total, initial=start, unit="B", unit_scale=True, disable=not progress)
+        bar = tqdm(desc=name, total=total, initial=start, unit="B", unit_scale=True, disable=not progress)
         with bar, open(part, "ab" if start else "wb") as file:
             for chunk in _chunks(response, url):
+                if file.tell() + len(chunk) > LARGEST:
+                    file.truncate(0)
+                    raise _network_error(
+                        url, f"It sends more than {LARGEST:,} bytes, and no published file has so many"
+                    )
                 file.write(chunk)
                 bar.update(len(chunk))
             received = file.tell()

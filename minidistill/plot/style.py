@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..files import as_path
+from ..files import as_path, atomic_write
 
 # Okabe & Ito 2008, "Color Universal Design".
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -33,9 +33,10 @@ def new_figure(panels, width, height=4.2, **options):
 
 
 def finish(figure, path):
-    """The figure itself, written to ``path`` as a PNG if one is given."""
+    """The figure itself, written to ``path`` if one is given, in the format that the name ends with (PNG if with none)."""
     if path is not None:
-        figure.savefig(as_path(path), dpi=150, facecolor="white")
+        with atomic_write(path) as file:
+            figure.savefig(file, format=as_path(path).suffix[1:] or "png", dpi=150, facecolor="white")
     return figure
 
 
