@@ -136,6 +136,71 @@ def finite(who, name, array, advice):
     return array
 
 
+def array(who, name, value):
+    """Anything like an array, as a plain one: of NumPy's own class (no matrix, no memmap), in this machine's byte order.
+
+    Parameters
+    ----------
+    who, name, value
+        As in `number`.
+
+    Returns
+    -------
+    ndarray
+        The same memory where that is possible.
+
+    Raises
+    ------
+    ValueError
+        If rows have different lengths, or entries are masked: below a mask stand numbers that nobody meant.
+    """
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(
+            f"{who} got {name} with {np.ma.count_masked(value)} of {value.size} entries masked.\n"
+            f"Here an array has a number everywhere.\nFill them, {name}.filled(0.0), or leave out those samples."
+        )
+    try:
+        found = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(
+            f"{who} could not make an array of {name}.\nIts rows must all have one shape: {error}\n"
+            "Pad them, or pass a tuple if they are several inputs."
+        ) from error
+    return found if found.dtype.isnative else found.astype(found.dtype.newbyteorder("="))
+
+
+def generator(who, rng):
+    """The random generator that an argument ``rng`` stands for.
+
+    Parameters
+    ----------
+    who : str
+        As in `number`.
+    rng : int, np.random.Generator or None
+        Also a sequence of ints, SeedSequence or BitGenerator, as `np.random.default_rng` takes them.
+
+    Returns
+    -------
+    np.random.Generator
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    if isinstance(rng, np.random.Generator):
+        return rng
+    seeds = (np.random.SeedSequence, np.random.BitGenerator)
+    parts = rng if isinstance(rng, (list, tuple)) else [rng]
+    whole_numbers = all(isinstance(part, Integral) and not isinstance(part, bool) for part in parts)
+    rule = "It is where random numbers come from: a whole number, at least 0, np.random.default_rng(0), or None."
+    if not (rng is None or isinstance(rng, seeds) or whole_numbers):
+        shown = "np.random itself" if rng is np.random else _short(rng)
+        raise TypeError(_text(who, "rng", shown, rule, "Write rng=0."))
+    if whole_numbers and any(part < 0 for part in parts):
+        raise ValueError(_text(who, "rng", _short(rng), rule, "Write rng=0."))
+    return np.random.default_rng(rng)
+
+
 def _inside(value, interval):
     """Whether a number lies in an interval that is written as text; NaN lies in none, infinity in none with an open end."""
     low, high = (float(end) for end in interval[1:-1].split(","))

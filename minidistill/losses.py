@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import ops
+from . import checks, ops
 from .kernels import within
 from .tensor import Tensor, as_tensor
 
@@ -174,7 +174,7 @@ def huber(prediction, target, delta=1.0):
 # ---- checks ----------------------------------------------------------------------------------------------------------
 def _array(target):
     """The values of a target, off the tape."""
-    return target.data if isinstance(target, Tensor) else np.asarray(target)
+    return target.data if isinstance(target, Tensor) else checks.array("a loss", "y", target)
 
 
 def _checked(loss, prediction, target):

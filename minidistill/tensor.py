@@ -23,6 +23,7 @@ from heapq import heappop, heappush
 
 import numpy as np
 
+from . import checks
 from .row_sparse import RowSparse
 
 _recording: ContextVar[bool] = ContextVar("minidistill_recording", default=True)
@@ -355,15 +356,20 @@ def as_float_array(value, dtype=None):
     """``value`` as an ndarray of float32 or float64; what is not floating becomes ``dtype`` (float32)."""
     if type(value) is np.ndarray and value.dtype in _FLOATS:
         return value
-    array = np.asarray(value)
+    if isinstance(value, (list, tuple)) and any(isinstance(part, Tensor) and part.requires_grad for part in value):
+        raise TypeError(
+            f"a Tensor was made from a {type(value).__name__} of {len(value)} with Tensors in it.\nTheir gradients would "
+            "end here without a word.\nJoin them on the tape: ops.stack(parts), or ops.concatenate(parts, axis=-1)."
+        )
+    array = checks.array("a Tensor", "x", value)
     if array.dtype in _FLOATS:
         # A Python float, or a list of them, is no wish for double precision: only an array is.
         return array if isinstance(value, (np.ndarray, np.generic)) else array.astype(dtype or np.float32)
     if array.dtype.kind not in "fiub":
-        raise TypeError(
-            f"a Tensor was made from data of dtype {array.dtype}.\nIt holds float32 or float64 numbers.\n"
-            "Convert the data first: np.asarray(data, np.float32)."
-        )
+        what, cure = f"data of dtype {array.dtype}", "Convert the data first: np.asarray(data, np.float32)."
+        if value is None:
+            what, cure = "None", "A function without return gives None: end the forward of each layer in return."
+        raise TypeError(f"a Tensor was made from {what}.\nIt holds float32 or float64 numbers.\n{cure}")
     return array.astype(dtype or np.float32)
 
 

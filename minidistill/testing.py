@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from . import checks
 from .tensor import Tensor
 
 STEP = 1e-5  # near the cube root of float64's precision, where truncation (STEP²) and rounding (1e-16 / STEP) balance
@@ -45,7 +46,7 @@ def check_vjp(fn, *arrays, rng=0):
     TypeError
         If there is nothing to differentiate by, or no output that depends on it.
     """
-    rng = np.random.default_rng(rng)
+    rng = checks.generator("check_vjp", rng)
     problem = _Problem(fn, arrays, rng)
     direction = rng.standard_normal(problem.point.shape)
     analytic, numeric = np.vdot(problem.gradient, direction), problem.slope(direction)
@@ -69,7 +70,7 @@ def check_gradients(fn, *arrays, rng=0):
     AssertionError, TypeError
         As in `check_vjp`.
     """
-    problem = _Problem(fn, arrays, np.random.default_rng(rng))
+    problem = _Problem(fn, arrays, checks.generator("check_gradients", rng))
     slopes = problem.slopes(range(problem.point.size))
     scale = np.max(np.abs(slopes), initial=0)
     if not np.all(_close(problem.gradient, slopes, scale, problem.rounding)):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import checks
+
 
 def shift(
     images: np.ndarray,
@@ -56,5 +58,5 @@ def shift(
     from ..kernels import shift_images  # here and not above: data can be read without Numba
 
     n, m = len(images), max_pixels
-    down, right = np.random.default_rng(rng).integers(-m, m + 1, size=(2, n))
+    down, right = checks.generator("shift()", rng).integers(-m, m + 1, size=(2, n))
     return shift_images(images.reshape(n, height, width), down, right).reshape(images.shape)

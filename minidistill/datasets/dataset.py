@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .. import checks
+
 
 class Batch(NamedTuple):
     """One mini-batch.
@@ -78,9 +80,9 @@ class Dataset:
         self.y = None if y is None else _checked_array("y", y, dtype)
         if self.y is not None and self.y.dtype.kind in "iub":
             self.y = self.y.astype(np.int64, copy=False)
-        self._check_lengths(inputs)
+        self._check_lengths(x, inputs)
 
-    def _check_lengths(self, arrays: dict[str, np.ndarray]) -> None:
+    def _check_lengths(self, x, arrays: dict[str, np.ndarray]) -> None:
         if self.y is not None:
             arrays = {**arrays, "y": self.y}
         lengths = {name: len(array) for name, array in arrays.items()}
@@ -88,13 +90,26 @@ class Dataset:
             told = ", ".join(f"{name} of length {length}" for name, length in lengths.items())
             raise ValueError(
                 f"Dataset() got {told}.\nAll arrays must have one entry a sample on their first axis.\n"
-                "Cut or transpose the odd one out, for example x.T."
+                f"{self._length_cure(x, arrays)}"
             )
         if 0 in lengths.values():
             raise ValueError(
                 "Dataset() got no samples.\nA data set holds at least one.\n"
                 "Check the file, mask or slice that the arrays come from."
             )
+
+    def _length_cure(self, x, arrays) -> str:
+        """What to write when lengths differ: it depends on how x came, and on its other axes."""
+        n = None if self.y is None else len(self.y)
+        parts = [np.shape(part) for part in x] if isinstance(x, list) and len(x) < 10 else []
+        if parts and all(shape[:1] == (n,) for shape in parts):
+            names = ", ".join("abcdefghi"[: len(parts)])
+            return f"Several inputs are a tuple, not a list: Dataset(({names}), y)."
+        turned = next((name for name, array in arrays.items() if array.ndim == 2 and array.shape[1] == n), None)
+        if turned:
+            return f"Samples are rows: write {turned}.T for {turned}."
+        shortest = min(len(array) for array in arrays.values())
+        return f"Look where the arrays come from; to keep the first samples, cut all of them: x[:{shortest}], y[:{shortest}]."
 
     @classmethod
     def _of_checked(cls, x, y) -> Dataset:
@@ -154,11 +169,18 @@ class Dataset:
             )
         return part
 
-    def _checked_index(self, index) -> np.ndarray:
-        index = np.asarray(index, dtype=np.int64 if np.size(index) == 0 else None)
+    def __iter__(self):
+        raise TypeError(
+            "A Dataset was iterated over, or unpacked.\nIt comes in batches, and holds its arrays by name.\n"
+            "Write for batch in data.batches(32): batch.x, batch.y; or x, y = data.x, data.y."
+        )
+
+    def _checked_index(self, given) -> np.ndarray:
+        index = np.asarray(given, dtype=np.int64 if np.size(given) == 0 else None)
         if index.ndim != 1 or index.dtype.kind not in "iub":
+            shown = repr(given) if index.ndim == 0 else f"{index.dtype} of shape {index.shape}"
             raise TypeError(
-                f"A Dataset was indexed with {index.dtype} of shape {index.shape}.\n"
+                f"A Dataset was indexed with {shown}.\n"
                 "It takes a slice, a 1-D array of integers or a 1-D boolean mask.\n"
                 "For one sample write dataset[i : i + 1]; for its arrays, dataset.x[i]."
             )
@@ -201,7 +223,7 @@ class Dataset:
             If sizes are mixed, not positive, more than the data, or leave a part empty.
         """
         cuts = _cuts(sizes, len(self))
-        order = np.random.default_rng(rng).permutation(len(self))
+        order = checks.generator("split()", rng).permutation(len(self))
         return tuple(self._take(part) for part in np.split(order, cuts))
 
     def batches(
@@ -232,7 +254,7 @@ class Dataset:
         check_batch_size(batch_size)
         order = np.arange(len(self), dtype=np.int64)
         if shuffle:
-            np.random.default_rng(rng).shuffle(order)
+            checks.generator("batches()", rng).shuffle(order)
         return self._iterate(order, min(int(batch_size), len(self)), shuffle, drop_last)
 
     def _iterate(self, order: np.ndarray, size: int, shuffle: bool, drop_last: bool) -> Iterator[Batch]:
@@ -254,13 +276,7 @@ def check_batch_size(batch_size) -> None:
 
 def _checked_array(name: str, values, dtype) -> np.ndarray:
     """`values` as an array of numbers, floating ones cast to `dtype` and finite."""
-    try:
-        array = np.asarray(values)
-    except ValueError as error:  # rows of different lengths
-        raise ValueError(
-            f"Dataset() could not make an array of {name}.\nIts rows must all have one shape: {error}\n"
-            "Pad them, or pass a tuple if they are several inputs."
-        ) from error
+    array = checks.array("Dataset()", name, values)
     if array.dtype.kind not in "biuf":
         cure = f"Convert it first, for example np.asarray({name}, dtype=np.float32)."
         if name == "y" and array.dtype.kind in "UST":
@@ -272,9 +288,9 @@ def _checked_array(name: str, values, dtype) -> np.ndarray:
             f"Pass an array, such as [{array}]."
         )
     floating = array.dtype.kind == "f"
-    kept = array.dtype.newbyteorder("=")  # files can hold the other byte order, kernels cannot
-    with np.errstate(over="ignore"):  # what overflows is named by the next line
-        array = array.astype(dtype if floating and dtype is not None else kept, copy=False)
+    if floating and dtype is not None:
+        with np.errstate(over="ignore"):  # what overflows is named by the next line
+            array = array.astype(dtype, copy=False)
     return _finite(name, array) if floating else array
 
 

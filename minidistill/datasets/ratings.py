@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .. import checks
 from .dataset import Dataset
 
 
@@ -73,7 +74,7 @@ def make_ratings(
             f"Counts are at least 1, noise is at least 0, observations at most the {users * items} pairs.\n"
             "Ask for fewer observations or a larger table."
         )
-    rng = np.random.default_rng(rng)
+    rng = checks.generator("make_ratings()", rng)
     spread = rank**-0.25  # a sum of `rank` products of two such normals has variance rank * spread**4 = 1
     user_factors = rng.normal(0, spread, size=(users, rank)).astype(np.float32)
     item_factors = rng.normal(0, spread, size=(items, rank)).astype(np.float32)

@@ -18,8 +18,8 @@ from typing import NamedTuple, TextIO
 
 import numpy as np
 
-from ..files import FileFormatError, as_path, bad_file, read_npz, require_file
 from .. import checks
+from ..files import FileFormatError, as_path, bad_file, read_npz, require_file
 from .dataset import Dataset
 
 MOVIELENS_FILES = ("ratings.csv", "ratings.dat", "u.data")

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import ops
+from .. import checks, ops
 from ..nn import Dense, Mask, Module, Parameter, replace
 from ..nn.forward_only import replaceable
-from ..nn.layers import check_name, wrong_features
+from ..nn.layers import check_name
 from ..nn.serialize import register
+from ..nn.wrong_input import WrongFeatures
 from ..prune.masks import kept_of
 from ..tensor import Tensor, as_tensor
 
@@ -106,7 +107,7 @@ class SharedDense(Module):
         """x of shape (..., K) to (..., M)."""
         x = x if isinstance(x, Tensor) else as_tensor(x, like=self.codebook)
         if not x.shape or x.shape[-1] != self.in_features:
-            raise ValueError(wrong_features(self, x.shape))
+            raise WrongFeatures(self, x.shape)
         return ops.dense(x, self._weight(), self.bias, self.activation)
 
     def infer(self, x):
@@ -171,7 +172,7 @@ def share_weights(model, bits=6, layers=None, init="linear", rng=None):
             f"share_weights got init={init!r}.\nThe starts of k-means are: {', '.join(INITS)}.\n"
             "Choose one; the paper recommends linear."
         )
-    twin, rng = model.copy(), np.random.default_rng(rng)
+    twin, rng = model.copy(), checks.generator("share_weights", rng)
     chosen = _chosen(twin, bits, layers)
     made = {path: SharedDense.from_dense(layer, n, init, rng) for path, (layer, n) in chosen.items()}
     for path, layer in made.items():
@@ -275,4 +276,4 @@ def _start(ordered, distinct, count, init, rng):
         return np.linspace(ordered[0], ordered[-1], count)
     if init == "density":
         return np.quantile(ordered, np.linspace(0, 1, count))
-    return np.sort(np.random.default_rng(rng).choice(distinct, count, replace=False).astype(np.float64))
+    return np.sort(checks.generator("k_means", rng).choice(distinct, count, replace=False).astype(np.float64))

@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import checks, losses
 from ..datasets import Dataset
+from ..training.returned import one_number
 from .settings import check_number
 
 
@@ -90,7 +91,7 @@ class Objective:
         raise NotImplementedError
 
     def __call__(self, exchange):
-        return self.loss(exchange) * self.at("weight", exchange)
+        return one_number(type(self).__name__, self.loss(exchange), trained=False) * self.at("weight", exchange)
 
     def at(self, name, exchange):
         """The value of an attribute at this step: the number itself, or what its schedule says."""
@@ -163,7 +164,7 @@ class Labelled(Objective):
         if not isinstance(data, Dataset) or data.y is None:
             raise ValueError(
                 f"Labelled got {data!r}.\nIts loss compares the student with labels.\n"
-                "Pass Dataset(x, y); unlabelled samples belong into the data that distill gets."
+                "Pass Dataset(x, y); give unlabelled samples to distill as its data."
             )
         self.data, self._loss, self.batch_size = data, loss, batch_size
         self.rng = checks.whole(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import ops
+from .. import checks, ops
 from ..datasets import Dataset
 from ..nn import mode
 from ..tensor import no_grad
@@ -193,7 +193,7 @@ def ranking_lists(teacher, users, items, top_k=10, sampled=40, draws=1, rng=None
         )
     order = np.argsort(-score_all(teacher, users, items), axis=1, kind="stable")
     order = np.concatenate([order] * draws)
-    rest = np.random.default_rng(rng).permuted(order[:, top_k:], axis=1)
+    rest = checks.generator("ranking_lists", rng).permuted(order[:, top_k:], axis=1)
     chosen = np.concatenate([order[:, :top_k], rest[:, :sampled]], axis=1)
     return Dataset((np.arange(draws * users)[:, None] % users, chosen), None)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import ops
+from .. import checks, ops
 from ..datasets import Dataset
 from ..losses import check_logits
 from ..nn import Module
@@ -192,7 +192,7 @@ def transfer_set(data, augment, copies=1, rng=None):
     """
     if copies < 1:
         raise ValueError(f"transfer_set got copies = {copies}.\nIt draws at least one.\nWrite copies=1.")
-    rng = np.random.default_rng(rng)
+    rng = checks.generator("transfer_set", rng)
     versions = [data.inputs]
     for _ in range(copies):
         drawn = augment(data.x, rng)

@@ -10,12 +10,12 @@ from contextlib import contextmanager, nullcontext
 
 import numpy as np
 
-from .. import losses, ops
+from .. import checks, losses, ops
 from ..datasets import Dataset
 from ..nn import Dense, Dropout, MaxNorm, Module, initialize, watch
 from ..optim import AdamW
 from ..training import evaluate, fit, predict, run
-from ..training.loop import batch_inputs, check_augmentation, split_validation
+from ..training.loop import batch_inputs, check_augmentation, check_optimizer, split_validation
 from .kd import trusted_kd_loss
 from .settings import check_number
 from .train import distill
@@ -59,7 +59,7 @@ def _for_all_stages(who, data, settings):
             "Call distill.distill for each stage."
         )
     rng = settings.get("rng")
-    split_rng = np.random.default_rng(rng if isinstance(rng, int) else None)
+    split_rng = checks.generator(who, rng if isinstance(rng, int) else None)
     data, held_out = split_validation(data, settings.get("validation"), split_rng)
     return data, settings | {"validation": held_out}
 
@@ -91,7 +91,7 @@ def born_again(teacher, data, generations=3, rng=None, **settings):
     data, settings = _for_all_stages("born_again", data, settings | {"rng": rng})
     del settings["rng"]
     models = [teacher]
-    for stream in np.random.default_rng(rng).spawn(generations):
+    for stream in checks.generator("born_again", rng).spawn(generations):
         student = initialize(teacher.copy(), stream)
         distill(models[-1], student, data, rng=stream, **settings)
         models.append(student)
@@ -140,7 +140,7 @@ def mutual(peers, data, temperature=1.0, weight=1.0, optimizer=None, epochs=60, 
     check_augmentation("mutual", augment)
     for name, value in (("temperature", temperature), ("weight", weight)):
         check_number("mutual", name, value)
-    split_rng, rng = np.random.default_rng(rng).spawn(2)
+    split_rng, rng = checks.generator("mutual", rng).spawn(2)
     data, held_out = split_validation(data, validation, split_rng)
 
     def batch_loss(batch):
@@ -176,6 +176,8 @@ def _check_peers(peers, data, optimizer):
             "mutual got no data set with class ids.\nWithout a teacher, the labels are where all knowledge comes from.\n"
             "Pass Dataset(x, y)."
         )
+    if optimizer is not None:
+        check_optimizer("mutual", optimizer)
     shapes = [predict(peer, data[:1]).shape for peer in peers]
     if len(set(shapes)) > 1:
         raise ValueError(

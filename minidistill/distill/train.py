@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import losses
+from .. import checks, losses
 from ..datasets import Dataset
 from ..losses import check_logits
 from ..nn import activations, mode
@@ -19,7 +19,7 @@ from ..tensor import no_grad
 from ..training import History, evaluate, predict, run
 from ..training.callbacks import as_callbacks
 from ..training.inference import judge
-from ..training.loop import batch_inputs, split_validation
+from ..training.loop import batch_inputs, check_optimizer, split_validation
 from ..training.task import find_task
 from .cache import as_cache
 from .guards import (
@@ -91,12 +91,12 @@ def distill(
     check_models(teacher, student, data, terms, cached=cache is not None)
     check_labels(data, augment, terms)
     callbacks = as_callbacks(callbacks)
-    split_rng, rng, own_rng = np.random.default_rng(rng).spawn(3)
+    split_rng, rng, own_rng = checks.generator("distill", rng).spawn(3)
     cache = as_cache(cache, teacher, data, augment)
     data, held_out = split_validation(data, validation, split_rng)
 
     meeting = _Meeting(teacher, student, data, terms, augment, cache, own_rng)
-    optimizer = optimizer or Adam(student.parameters(), lr=3e-3)
+    optimizer = Adam(student.parameters(), lr=3e-3) if optimizer is None else check_optimizer("distill", optimizer)
     companion = _Companion(terms, optimizer)
     history = History()
     history.loss_name = " + ".join(map(repr, terms))

@@ -13,8 +13,9 @@ import numpy as np
 
 from .. import ops
 from ..tensor import as_tensor, record
-from .layers import Dense, check_name, wrong_features
+from .layers import Dense, check_name
 from .module import Module
+from .wrong_input import WrongFeatures
 
 
 class ForwardOnly(Module):
@@ -45,7 +46,7 @@ class ForwardOnly(Module):
         """x of shape (..., K) to (..., M). A gradient cannot pass."""
         x = as_tensor(x)
         if not x.shape or x.shape[-1] != self.in_features:
-            raise ValueError(wrong_features(self, x.shape))
+            raise WrongFeatures(self, x.shape)
         out = self._activated(x.data.reshape(-1, self.in_features)).reshape(*x.shape[:-1], self.out_features)
         return record(type(self).__name__, out, (x,), self._refuse, saves=())
 

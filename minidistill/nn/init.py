@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import checks
+
 
 def glorot_uniform(rng, fan_in, fan_out):
     """U(-a, a) with a = sqrt(6 / (fan_in + fan_out)) (Glorot & Bengio 2010, equation 16). Shape (fan_in, fan_out)."""
@@ -48,7 +50,7 @@ def initialize(model, rng=None):
     Module
         The same model.
     """
-    rng = np.random.default_rng(rng)
+    rng = checks.generator("initialize", rng)
     for module in model.modules():
         if hasattr(module, "initialize"):
             module.initialize(rng)

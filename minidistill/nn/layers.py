@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import ops
+from .. import checks, ops
 from ..kernels import within
 from ..tensor import Tensor, as_tensor
 from .init import INITIALIZERS, initialize
 from .module import Module, Parameter, generator_in_use
+from .wrong_input import WrongFeatures
 
 
 class Dense(Module):
@@ -52,7 +53,7 @@ class Dense(Module):
         """Draw the weight anew; the bias becomes 0."""
         default = "he_uniform" if self.activation in ("relu", "leaky_relu", "gelu", "gelu_tanh") else "glorot_uniform"
         draw = INITIALIZERS[self.init or default]
-        self.weight.assign(draw(np.random.default_rng(rng), self.in_features, self.out_features))
+        self.weight.assign(draw(checks.generator("Dense", rng), self.in_features, self.out_features))
         if self.bias is not None:
             self.bias.assign(np.zeros(self.out_features))
 
@@ -61,7 +62,7 @@ class Dense(Module):
         x = x if isinstance(x, Tensor) else as_tensor(x, like=self.weight)
         shape = x._data.shape
         if not shape or shape[-1] != self.in_features:
-            raise ValueError(wrong_features(self, shape))
+            raise WrongFeatures(self, shape)
         return ops.dense(x, self.weight, self.bias, self.activation)
 
     def infer(self, x):
@@ -116,7 +117,7 @@ class Embedding(Module):
 
     def initialize(self, rng=None):
         """Draw the table anew."""
-        self.weight.assign(np.random.default_rng(rng).normal(0, 0.1, self.weight.shape))
+        self.weight.assign(checks.generator("Embedding", rng).normal(0, 0.1, self.weight.shape))
 
     def forward(self, ids):
         """ids of any shape S, whole numbers in [0, R), to (*S, D)."""
@@ -155,7 +156,7 @@ class Dropout(Module):
 
     def initialize(self, rng=None):
         """Draw from this generator from now on."""
-        self.generator = np.random.default_rng(rng)
+        self.generator = checks.generator("Dropout", rng)
 
     def forward(self, x):
         """Any shape, unchanged."""
@@ -341,7 +342,7 @@ class Sequential(Module):
 
 def check_ids(layer, ids):
     """``ids`` as an integer array that indexes the rows of ``layer``, or an error that says what is wrong."""
-    array = np.asarray(ids)
+    array = checks.array(repr(layer), "ids", ids)
     if isinstance(ids, Tensor) or array.dtype.kind not in "iu":
         raise TypeError(
             f"{layer!r} got ids of dtype {array.dtype}.\nIds are whole numbers.\n"
@@ -362,14 +363,3 @@ def check_name(what, name, known):
             f"{what}={name!r} was asked for.\nThe known names are: {', '.join(known)}.\n"
             f"Choose one of them, or None for {'a linear layer' if what == 'activation' else 'the default'}."
         )
-
-
-def wrong_features(layer, shape):
-    """The error text for an input whose last axis is not ``layer.in_features``."""
-    images = len(shape) > 2 and int(np.prod(shape[1:])) == layer.in_features
-    cure = (
-        "Flatten the images first: x.reshape(len(x), -1)."
-        if images or len(shape) > 1
-        else "A single sample is a batch of one: x.reshape(1, -1)."
-    )
-    return f"{layer!r} got x of shape {shape}.\nIts last axis must equal in_features = {layer.in_features}.\n{cure}"

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..kernels.packing import PackedMatrix
 from ..tensor import Tensor
+from .wrong_input import WrongFeatures
 
 _mode: ContextVar[tuple | None] = ContextVar("minidistill_mode", default=None)
 _watcher: ContextVar = ContextVar("minidistill_watcher", default=None)
@@ -102,7 +103,10 @@ class Module:
     _numbered = None  # name of the list whose entries stand in paths by their number alone
 
     def __call__(self, *inputs):
-        output = self.forward(*inputs)
+        try:
+            output = self.forward(*inputs)
+        except WrongFeatures as error:
+            raise error.seen_from(self, inputs) from None
         watcher = _watcher.get()
         return output if watcher is None else watcher(self, inputs, output)
 

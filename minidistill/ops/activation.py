@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 
+from .. import checks
 from ..kernels import erf
 from ..tensor import as_tensor, record
 from .broadcast import as_number
@@ -143,5 +144,5 @@ def dropout(x, rate, rng=None):
 
 def dropout_factors(x, rate, rng=None):
     """What dropout multiplies a tensor by: an array of its shape and dtype, 0 or 1 / (1 - rate)."""
-    rng = np.random.default_rng(rng)
+    rng = checks.generator("dropout", rng)
     return (rng.random(x.shape, dtype=np.float32) >= rate) * x.dtype.type(1 / (1 - rate) if rate < 1 else 0)

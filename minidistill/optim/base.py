@@ -18,6 +18,7 @@ import math
 
 import numpy as np
 
+from .. import checks
 from ..functional import unflatten
 from ..tensor import RowSparse, Tensor
 from .bundles import Entry, constraints_of, in_bundles
@@ -46,10 +47,11 @@ class Optimizer:
     step_count : int
         Steps taken.
     lr : float
-        Rate of the next step (of the first group).
+        Rate of the next step (of the first group). ``optimizer.lr = 0.1``, or a schedule, takes the place of the rate or
+        schedule of all groups, if they share one. `state_dict` does not hold it, so a training that is to be resumed takes
+        a schedule from the first.
     groups : list of dict
-        The options of each group. Setting ``groups[0]["lr"]`` changes the rate by hand; `state_dict` does not hold it, so
-        a training that is to be resumed takes a schedule.
+        The options of each group; ``groups[1]["lr"] = 0.1`` sets the rate of one.
     """
 
     def __init__(self, params, options, clip_norm=None, clip_value=None):
@@ -57,8 +59,8 @@ class Optimizer:
         for group in self.groups:
             self.check_options(group)
         for name, limit in (("clip_norm", clip_norm), ("clip_value", clip_value)):
-            if limit is not None and not limit > 0:
-                raise self.option_error(name, limit, "A limit is positive; None clips nothing", f"{name}=1.0")
+            if limit is not None:
+                self.number(name, limit, "(0, inf]", "a limit of gradients, or None", 1.0)
         self.clip_norm, self.clip_value = clip_norm, clip_value
         self.step_count = 0
         self._entries = [Entry(param, group) for group in self.groups for param in group["params"]]
@@ -84,10 +86,13 @@ class Optimizer:
     def check_options(self, options):
         """Raise if a group's options make no sense. Subclasses check those of their rule too."""
         lr, weight_decay = options["lr"], options["weight_decay"]
-        if not callable(lr) and not 0 < lr < math.inf:
-            raise self.option_error("lr", lr, "The learning rate is positive and finite, or a schedule", "lr=1e-3")
-        if not 0 <= weight_decay < math.inf:
-            raise self.option_error("weight_decay", weight_decay, "Decay is not negative", "weight_decay=1e-4")
+        if not callable(lr):
+            self.number("lr", lr, "(0, inf)", "the learning rate, or a schedule of it", 1e-3)
+        self.number("weight_decay", weight_decay, "[0, inf)", "the decay of the weights", 1e-4)
+
+    def number(self, name, value, interval, meaning, example):
+        """`checks.number` of an option."""
+        return checks.number(type(self).__name__, name, value, interval, meaning, example)
 
     def option_error(self, name, value, rule, example):
         """The error for an option that makes no sense."""
@@ -101,6 +106,18 @@ class Optimizer:
     @property
     def lr(self):
         return self._rate(self.groups[0])
+
+    @lr.setter
+    def lr(self, lr):
+        rates = [group["lr"] for group in self.groups]
+        if any(rate is not rates[0] and rate != rates[0] for rate in rates):
+            raise ValueError(
+                f"{type(self).__name__}.lr = {lr!r} was written, and its groups have the rates {rates}.\nEach group has a "
+                'rate of its own.\nSet one of them, optimizer.groups[1]["lr"] = 0.1, or all of them in a loop.'
+            )
+        self.check_options({**self.groups[0], "lr": lr})
+        for group in self.groups:
+            group["lr"] = lr
 
     def step(self, grads=None):
         """Update every parameter that has a gradient, once, in place.

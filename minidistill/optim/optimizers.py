@@ -6,8 +6,6 @@ them is in ``base.py``. Read both before this file.
 
 from __future__ import annotations
 
-import math
-
 from ..kernels import adam_step, adam_steps, sgd_step, sgd_steps, together
 from .base import Optimizer
 
@@ -62,8 +60,7 @@ class SGD(Optimizer):
 
     def check_options(self, options):
         super().check_options(options)
-        if not 0 <= options["momentum"] < 1:
-            raise self.option_error("momentum", options["momentum"], "Momentum lies in [0, 1)", "momentum=0.9")
+        self.number("momentum", options["momentum"], "[0, 1)", "the share of the last step that is kept", 0.9)
         if options["nesterov"] and not options["momentum"]:
             raise self.option_error("nesterov", True, "Nesterov's step needs momentum", "momentum=0.9, nesterov=True")
 
@@ -114,10 +111,11 @@ class Adam(Optimizer):
     def check_options(self, options):
         super().check_options(options)
         betas = options["betas"]
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise self.option_error("betas", betas, "Betas are two numbers in [0, 1)", "betas=(0.9, 0.999)")
-        if not 0 < options["eps"] < math.inf:
-            raise self.option_error("eps", options["eps"], "eps is positive", "eps=1e-8")
+        for name, beta, usual in zip(("betas[0]", "betas[1]"), betas, (0.9, 0.999)):
+            self.number(name, beta, "[0, 1)", "the share of a moment that is kept", usual)
+        self.number("eps", options["eps"], "(0, inf)", "what keeps the root from 0", 1e-8)
 
     def slot_names(self, options):
         return ("m", "v")

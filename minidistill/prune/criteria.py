@@ -22,6 +22,7 @@ from numbers import Real
 
 import numpy as np
 
+from .. import checks
 from ..datasets import Dataset
 from ..nn import Dense, mode
 from ..tensor import gradients, recording
@@ -143,7 +144,7 @@ def random(model, sparsity, scope="global", layers=None, rng=None):
         As in `magnitude`. The model is unchanged then.
     """
     # A stream of its own: a model made with the same number was drawn from the numbers that this generator gives first.
-    chosen, (rng,) = prunable(model, layers, sparsity), np.random.default_rng(rng).spawn(1)
+    chosen, (rng,) = prunable(model, layers, sparsity), checks.generator("prune.random", rng).spawn(1)
     mask_lowest(chosen, {path: rng.random(layer.weight.shape) for path, layer in chosen.items()}, sparsity, scope)
     return model
 

@@ -26,6 +26,7 @@ import math
 
 import numpy as np
 
+from .. import checks
 from ..nn import Dense, Embedding
 from .criteria import magnitude
 from .masks import check_sparsity, kept_of, lowest, set_mask
@@ -295,7 +296,7 @@ class Regrow:
         self.drop = _one_of("Regrow", "drop", drop, ("magnitude", "random"))
         self.grow = _one_of("Regrow", "grow", grow, ("gradient", "random"))
         self.decay = _one_of("Regrow", "decay", decay, ("cosine", None))
-        self.generator = np.random.default_rng(rng)
+        self.generator = checks.generator("Regrow", rng)
         self._paths, self._weights, self._end = None, None, None
 
     def on_train_begin(self, run):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import checks
 from ..nn import initialize
 from .criteria import magnitude
 from .masks import kept_of, prunable, set_mask
@@ -78,7 +79,7 @@ class Ticket:
         -------
         Module
         """
-        rng, masks = np.random.default_rng(rng), {}
+        rng, masks = checks.generator("random_ticket", rng), {}
         for path, count in self.kept.items():
             # What was masked from the first has no weight to start from.
             allowed = kept_of(self._start.get(path).weight)

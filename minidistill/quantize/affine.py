@@ -66,8 +66,8 @@ def weight_limit(bits):
     """
     if not (isinstance(bits, Integral) and 2 <= bits <= 8):
         raise ValueError(
-            f"weights of {bits!r} bits were asked for.\nThey have 2 to 8, a whole number.\n"
-            "Write bits=4; 2 are three values: -1, 0 and 1."
+            f"bits = {bits!r} was asked for.\nWeights have a whole number of bits, 2 to 8.\n"
+            "Write bits=4; 2 bits are three values: -1, 0 and 1."
         )
     return 2 ** (int(bits) - 1) - 1
 

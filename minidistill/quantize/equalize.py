@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .. import checks
 from ..datasets import Dataset
 from ..nn import Dense, Mask, Module, Parameter, example_inputs, trace
 from ..nn.forward_only import replaceable
@@ -183,7 +184,7 @@ def plant_outliers(model, fraction=0.02, factor=100.0, rng=None, example=None):
             f"plant_outliers got fraction = {fraction!r} and factor = {factor!r}.\nThe first is in (0, 1], the second "
             "positive and finite.\nThe defaults are fraction=0.02, factor=100.0."
         )
-    rng = np.random.default_rng(rng)
+    rng = checks.generator("plant_outliers", rng)
     twin, units = _copy(model, "plant_outliers", example)
     for unit in units:
         s = np.ones(unit.producer.out_features)

@@ -12,9 +12,9 @@ import numpy as np
 from .. import ops
 from ..kernels import grouped_dense, int8_dense, int8_sums, quantize, requantize_integer
 from ..nn.forward_only import ForwardOnly
-from ..nn.layers import wrong_features
 from ..nn.module import Module
 from ..nn.serialize import register
+from ..nn.wrong_input import WrongFeatures
 from ..tensor import as_tensor, record
 from .affine import ACTIVATION_MAX, LARGEST, bias_room, fixed_point, weight_limit
 from .integers import QuantizedTensor, floats_arrived
@@ -224,7 +224,7 @@ class QuantizedDense(ForwardOnly):
         """x of shape (..., K) to (..., M). A gradient cannot pass."""
         x = as_tensor(x)
         if not x.shape or x.shape[-1] != self.in_features:
-            raise ValueError(wrong_features(self, x.shape))
+            raise WrongFeatures(self, x.shape)
         if isinstance(x, QuantizedTensor):
             rows = QuantizedTensor(x.q.reshape(-1, self.in_features), x.scale, x.zero_point, x.maker)
         else:

@@ -15,9 +15,10 @@ import numpy as np
 from .. import ops
 from ..kernels import range_of_sums, requantize_steps, weight_steps
 from ..nn import Activation, AtLeast, Dense, Dropout, Embedding, Parameter
-from ..nn.layers import check_ids, wrong_features
+from ..nn.layers import check_ids
 from ..nn.module import generator_in_use
 from ..nn.serialize import register
+from ..nn.wrong_input import WrongFeatures
 from ..ops.activation import dropout_factors
 from ..tensor import as_tensor, record
 from .affine import ACTIVATION_MAX, SMALLEST, activation_scale, bias_room, nearest, row_scales, weight_limit
@@ -185,7 +186,7 @@ class QATDense(Dense):
         x = as_tensor(x)
         shape = x.shape
         if not shape or shape[-1] != self.in_features:
-            raise ValueError(wrong_features(self, shape))
+            raise WrongFeatures(self, shape)
         x = self._arrived(x)
         weight = self.rounded_weight(x.grid.scale)
         if x.grid.zero_point is None:

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 
 import numpy as np
 
+from .. import checks
 from ..datasets import Dataset
 from ..datasets.dataset import check_batch_size
 from ..kernels import all_finite
@@ -17,7 +18,9 @@ from ..kernels.blas import SMALL, WORTH_SPLITTING, OneBlasThread
 from ..kernels.pool import split
 from ..nn import Module, mode, watch
 from ..nn.module import NeedsTensors, is_watched
+from ..nn.wrong_input import WrongFeatures
 from ..tensor import as_tensor, no_grad, recording
+from .returned import plain_number, rows_of
 from .task import check_last_operation, find_task
 
 SAMPLE = 8  # samples by which a model is looked at before it is judged
@@ -44,12 +47,20 @@ def predict(model, x, batch_size=256):
     Raises
     ------
     ValueError
-        If there are no samples, inputs differ in length, or a floating one holds NaN or infinity.
+        If there are no samples, inputs differ in length, a floating one holds NaN or infinity, or the model does not return
+        one row for each sample.
     """
     check_model(model, "predict")
     if type(batch_size) is not int or batch_size < 1:
         check_batch_size(batch_size)
     inputs = _checked_inputs(x)
+    try:
+        return _predict(model, inputs, batch_size)
+    except WrongFeatures as error:
+        raise error.seen_from(model, inputs) from None
+
+
+def _predict(model, inputs, batch_size):
     rows = len(inputs[0])
     model = model.at(min(rows, batch_size))
     if rows == 1 and not is_watched():  # nothing to share, and each microsecond shows
@@ -58,7 +69,7 @@ def predict(model, x, batch_size=256):
                 output = model.infer(*inputs)
             except NeedsTensors:
                 output = model(*inputs)
-        return output if type(output) is np.ndarray else output.numpy()
+        return output if type(output) is np.ndarray else rows_of(model, output, 1)
     work_per_row = None if is_watched() else model.work_per_row()
     if work_per_row is None:  # layers of the user's, and a `watch` block, expect to be called as in training
         run, work, in_blas = model, 0, 0
@@ -86,13 +97,9 @@ def _predict_rows(run, inputs, batch_size, lo, hi):
     """Outputs for the rows [lo, hi), a batch at a time. Mode and tape are set here: each thread has its own."""
     with mode(training=False), recording(False):
         if lo == 0 and len(inputs[0]) == hi <= batch_size:
-            output = run(*inputs)
-            return [
-                output if type(output) is np.ndarray else output.numpy()
-            ]  # a tensor, or integers of a cut-off model
+            return [rows_of(run, run(*inputs), hi)]
         cuts = [slice(i, min(i + batch_size, hi)) for i in range(lo, hi, batch_size)]
-        outputs = [run(*[x[cut] for x in inputs]) for cut in cuts]
-        return [output if type(output) is np.ndarray else output.numpy() for output in outputs]
+        return [rows_of(run, run(*[x[cut] for x in inputs]), cut.stop - cut.start) for cut in cuts]
 
 
 def _checked_inputs(x):
@@ -178,12 +185,14 @@ def evaluate(model, data, loss=None, metrics=None, batch_size=256):
 def judge(task, predictions, targets):
     """dict of str to float: "loss", then the metrics of a `Task`, of all predictions at once."""
     with no_grad():
-        result = {"loss": task.loss(predictions, targets).item()}
+        result = {"loss": plain_number(task.loss(predictions, targets))}
     return result | {name: metric(predictions, targets) for name, metric in task.metrics.items()}
 
 
 def _as_arrays(x):
-    return tuple(np.asarray(part) for part in x) if isinstance(x, tuple) else np.asarray(x)
+    parts = x if isinstance(x, tuple) else (x,)
+    arrays = tuple(checks.array("predict", "x", part) for part in parts)
+    return arrays if isinstance(x, tuple) else arrays[0]
 
 
 def check_model(model, who):

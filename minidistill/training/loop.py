@@ -20,6 +20,7 @@ from .. import checks
 from ..datasets import Dataset
 from ..nn import activations, mode
 from ..optim import Adam
+from ..optim.base import Optimizer
 from ..tensor import no_grad
 from .callbacks import as_callbacks
 from .checkpoint import load_checkpoint
@@ -28,6 +29,7 @@ from .inference import check_model, check_targets, judge, predict
 from .metrics import find_metrics
 from .precision import Arithmetic
 from .progress import Progress
+from .returned import one_number, one_output
 from .task import DECISIONS, default_loss, find_task, name_of
 
 
@@ -144,13 +146,13 @@ def fit(
     check_model(model, "fit")
     check_targets(data, "fit")
     check_augmentation("fit", augment)
-    split_rng, rng = np.random.default_rng(rng).spawn(2)
+    split_rng, rng = checks.generator("fit", rng).spawn(2)
     data, held_out = split_validation(data, validation, split_rng)
     history = History()
     labels = _Labels(data.y, loss, metrics, history)
 
     def batch_loss(batch):
-        return labels.loss_of(model(*batch_inputs(batch)), batch.y)
+        return labels.loss_of(one_output("fit", model, model(*batch_inputs(batch))), batch.y)
 
     def validate():
         return judge(labels.task, predict(model, held_out), held_out.y)
@@ -203,10 +205,10 @@ def run(
     """
     epochs = checks.whole("training", "epochs", epochs, "[1, inf)", "how often to pass over the data", 10)
     callbacks = as_callbacks(callbacks)
-    optimizer = optimizer or Adam(model.parameters(), lr=3e-3)
+    optimizer = Adam(model.parameters(), lr=3e-3) if optimizer is None else check_optimizer("training", optimizer)
     check_ownership(model, optimizer)
     data.batches(batch_size)  # a wrong batch size is told before anything else
-    streams = dict(zip(("shuffle", "augment", "layers"), np.random.default_rng(rng).spawn(3)))
+    streams = dict(zip(("shuffle", "augment", "layers"), checks.generator("training", rng).spawn(3)))
     steps = math.ceil(len(data) / batch_size)
     arithmetic = Arithmetic(precision, model)
     state = Run(model, optimizer, callbacks, epochs, steps, len(data), streams, arithmetic, list(others))
@@ -255,7 +257,7 @@ def _step(state, batch, batch_loss):
     """Forward, backward, optimizer. Returns the loss as a number, so that no tape outlives the step."""
     state.optimizer.zero_grad()
     with mode(training=True, rng=state.generators["layers"]), state.arithmetic.of(state.model):
-        state.loss = batch_loss(batch)
+        state.loss = one_number("training", batch_loss(batch))
     value = state.loss.item()
     if not math.isfinite(value):
         raise FloatingPointError(_not_finite(state, batch, value))
@@ -308,6 +310,13 @@ def check_augmentation(who, augment):
 def batch_inputs(batch):
     """The inputs of a batch as a tuple, whether there is one or several."""
     return batch.x if isinstance(batch.x, tuple) else (batch.x,)
+
+
+def check_optimizer(who, optimizer):
+    """The optimizer, if it is one: no name, no class that was not called."""
+    rule = "an optimizer, made over the parameters that it is to train"
+    advice = "Write optimizer=optim.Adam(model.parameters(), lr=1e-3)."
+    return checks.instance(who, "optimizer", optimizer, Optimizer, rule, advice)
 
 
 def check_ownership(model, optimizer):
