@@ -76,10 +76,16 @@ def check_labels(data, augment, terms):
 def check_classes(kind, teacher_shape, student_shape):
     """Both answer the same questions, where their answers are compared one by one."""
     if kind in ("logits", "scores") and teacher_shape != student_shape:
+        cure = f"Give the student's last layer {teacher_shape[-1]} outputs."
+        for name, longer, shorter in (
+            ("teacher", teacher_shape, student_shape),
+            ("student", student_shape, teacher_shape),
+        ):
+            if longer == (*shorter, 1):
+                cure = f"End the {name} in nn.Flatten(): nn.Sequential({name}, nn.Flatten())."
         raise ValueError(
             f"distill got a teacher that returns {teacher_shape} for one sample, and a student that returns "
-            f"{student_shape}.\nBoth answer for the same classes in the same order.\n"
-            f"Give the student's last layer {teacher_shape[-1]} outputs."
+            f"{student_shape}.\nBoth answer for the same classes in the same order.\n{cure}"
         )
 
 

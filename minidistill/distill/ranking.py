@@ -14,6 +14,7 @@ from .. import checks, ops
 from ..datasets import Dataset
 from ..nn import mode
 from ..tensor import no_grad
+from ..training.returned import one_output
 from .kd import trusted_kd_loss
 from .logits import binary_kl
 from .objective import Objective
@@ -147,7 +148,8 @@ def score_all(model, users, items, batch_size=256):
     Parameters
     ----------
     model : Module
-        Called with users (n, 1) and items (1, I), in eval mode; returns (n, I).
+        Called in eval mode, with users (n, 1) and items (1, I) if it broadcasts these to scores (n, I) or (n, I, 1), as two
+        towers do, each of them once; else with the ids of all n * I pairs, (n * I,) each.
     users, items : int
         How many there are; ids count from 0.
     batch_size : int
@@ -156,13 +158,34 @@ def score_all(model, users, items, batch_size=256):
     Returns
     -------
     ndarray, shape (users, items)
+
+    Raises
+    ------
+    ValueError
+        If the model returns something else than one score for each pair.
     """
-    every = np.arange(items)[None, :]
+    rows = [np.arange(i, min(i + batch_size, users)) for i in range(0, users, batch_size)]
     with mode(training=False), no_grad():
-        parts = [
-            model(np.arange(i, min(i + batch_size, users))[:, None], every).numpy() for i in range(0, users, batch_size)
-        ]
-    return np.concatenate(parts)
+        return np.concatenate([_scores(model, part, np.arange(items)) for part in rows])
+
+
+def _scores(model, users, items):
+    """Scores of all pairs, (n, I), of a model that broadcasts its inputs or takes pairs."""
+    shape = len(users), len(items)
+    try:
+        scores = one_output("score_all", model, model(users[:, None], items[None, :])).numpy()
+    except ValueError:  # it joins its inputs, which broadcasting would have to be told
+        scores = np.empty(0)
+    if scores.shape not in (shape, (*shape, 1)):
+        pairs = np.repeat(users, len(items)), np.tile(items, len(users))
+        scores = one_output("score_all", model, model(*pairs)).numpy()
+        if scores.shape not in ((len(pairs[0]),), (len(pairs[0]), 1)):
+            raise ValueError(
+                f"score_all found that {type(model).__name__} returns shape {scores.shape} for {len(pairs[0])} pairs of a "
+                "user and an item.\nA model that ranks returns one score for each pair, (n,) or (n, 1).\n"
+                "End it in nn.Dense(K, 1), or in the products of the two vectors, np.sum(u * v, axis=-1)."
+            )
+    return scores.reshape(shape)
 
 
 def ranking_lists(teacher, users, items, top_k=10, sampled=40, draws=1, rng=None):
@@ -202,8 +225,13 @@ def check_lists(who, student, teacher):
     """As `check_scores`, for matrices of at least two columns."""
     student, teacher = check_scores(who, student, teacher)
     if student.ndim != 2 or student.shape[1] < 2:
+        cure = (
+            "Make lists with distill.ranking_lists(teacher, users, items); for single pairs use distill.ScoreMatching."
+        )
+        if student.ndim == 3 and student.shape[2] == 1:
+            cure = "End the model in nn.Flatten(), which makes (N, L, 1) to (N, L)."
         raise ValueError(
             f"{who} got scores of shape {student.shape}.\nThey are lists: (N, L), L at least 2 items for each user.\n"
-            "Make lists with distill.ranking_lists(teacher, users, items); for single pairs use distill.ScoreMatching."
+            f"{cure}"
         )
     return student, teacher

@@ -49,6 +49,18 @@ def _compile(function: Callable, fastmath: set[str] | bool) -> Callable:
         return numba.njit(cache=False, **options)(function)
 
 
+def is_ready(array: np.ndarray) -> bool:
+    """Whether an array is in the layout of `kernel_input`: as ``array.flags.carray``, by the bits of NumPy's C interface.
+
+    That property and Numba both warn at an array of `np.broadcast_arrays`, which NumPy has marked: its entries may share
+    memory. Here it counts as not ready, and is copied.
+    """
+    return array.flags.num & (_CARRAY | _WARNS) == _CARRAY
+
+
+_CARRAY, _WARNS = 0x001 | 0x100 | 0x400, 1 << 31  # C-contiguous, aligned, writable; NPY_ARRAY_WARN_ON_WRITE
+
+
 def kernel_input(array: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
     """Return `array` in the one layout that kernels are compiled for, copied only if it is not in it already.
 
@@ -56,7 +68,7 @@ def kernel_input(array: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray
     Bringing the odd ones into C order costs a copy, compiling costs half a second, so there is one layout:
     C-contiguous, aligned, writable.
     """
-    if array.flags.carray and (dtype is None or array.dtype == dtype):
+    if is_ready(array) and (dtype is None or array.dtype == dtype):
         return array
     return np.array(array, dtype=dtype, order="C")
 
@@ -69,7 +81,7 @@ def flat_view(array: np.ndarray) -> np.ndarray:
     ValueError
         If the array is not C-contiguous, aligned and writable: a copy would take the update and lose it.
     """
-    if not array.flags.carray:
+    if not is_ready(array):
         raise ValueError(
             f"A kernel got an array of shape {array.shape}, strides {array.strides} to update in place.\n"
             "It must be C-contiguous, aligned and writable, or the update would go to a copy.\n"

@@ -19,7 +19,7 @@ import functools
 
 import numpy as np
 
-from minidistill.kernels._jit import exact_kernel, kernel_input
+from minidistill.kernels._jit import exact_kernel, is_ready, kernel_input
 from minidistill.kernels.bit_packing import FIELDS
 from minidistill.kernels.intrinsics import (
     BYTES,
@@ -108,7 +108,7 @@ def grouped_dense(
     _check_input(x, weight, start, source)
     (k, _), columns = weight.matrix_shape, weight.columns
     fits = scale.shape == (-(-k // group), columns) and start.size == columns and group % 32 == 0
-    if not fits or not scale.dtype == start.dtype == _FLOAT32 or not scale.flags.carray:
+    if not fits or not scale.dtype == start.dtype == _FLOAT32 or not is_ready(scale):
         raise _misfit(x, weight, scale, source)
     in_bytes, data = type(weight) is PackedMatrix or weight.bits not in FIELDS, weight.data
     if in_bytes:
@@ -140,7 +140,7 @@ def _check_input(x, weight, column_values, source):
 def _run(kernel, result, x, weight, data, arguments):
     """Share the rows, or the panels, if there is much to multiply."""
     kind, (k, n), rows = weight.kind, weight.matrix_shape, len(x)
-    x, size = x if x.flags.carray else kernel_input(x), rows * n
+    x, size = kernel_input(x), rows * n
     out = (np.empty if size < _ALIGN_FROM else aligned)((rows, n), _RESULTS[result])
     arguments, panels, found_nan = (x, data, *arguments, out), len(data), []
     if size * (k + _COST_OF_A_SUM) < _WORTH_SPLITTING[kind] and data.size < _WORTH_SHARING:

@@ -260,6 +260,8 @@ class Flatten(Module):
 class Concatenate(Module):
     """Several inputs, each through its own branch, joined along the last axis.
 
+    The other axes are broadcast: users (N, 1) and items (1, I) make N * I pairs (``distill.score_all``).
+
     Parameters
     ----------
     *branches : Module
@@ -279,6 +281,9 @@ class Concatenate(Module):
                 "Each branch takes one input.\nCall the model with one array for each: model(user_ids, item_ids)."
             )
         parts = [branch(x) for branch, x in zip(self.branches, inputs)] if self.branches else list(inputs)
+        shapes = [np.shape(part)[:-1] for part in parts]
+        if shapes.count(shapes[0]) < len(shapes):
+            parts = [ops.broadcast_to(part, (*_common(shapes), np.shape(part)[-1])) for part in parts]
         return ops.concatenate(parts, axis=-1)
 
     def __repr__(self):
@@ -338,6 +343,18 @@ class Sequential(Module):
 
     def __repr__(self):
         return "Sequential(\n" + "".join(f"    {layer!r},\n" for layer in self.layers) + ")"
+
+
+def _common(shapes):
+    """The shape that several broadcast to."""
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError as error:
+        told = ", ".join(f"({', '.join(map(str, shape))}, ...)" for shape in shapes)
+        raise ValueError(
+            f"Concatenate got parts of the shapes {told}.\nAll axes but the last are equal, or 1.\n"
+            "Pass as many rows to each branch: model(user_ids, item_ids) of one length."
+        ) from error
 
 
 def check_ids(layer, ids):

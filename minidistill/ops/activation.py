@@ -64,12 +64,16 @@ def _softplus(z):
 
 
 def _softmax(z, axis=-1):
+    if not z.size:
+        return z.copy(), lambda g: g
     e = np.exp(z - z.max(axis=axis, keepdims=True))
     y = e / e.sum(axis=axis, keepdims=True)
     return y, lambda g: y * (g - (g * y).sum(axis=axis, keepdims=True))
 
 
 def _log_softmax(z, axis=-1):
+    if not z.size:
+        return z.copy(), lambda g: g
     shifted = z - z.max(axis=axis, keepdims=True)
     y = shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
     return y, lambda g: g - np.exp(y) * g.sum(axis=axis, keepdims=True)

@@ -14,6 +14,21 @@ def pair(a, b):
     return a, as_tensor(b, like=a)
 
 
+def fitting(op, function, *arrays):
+    """A function of arrays that NumPy broadcasts, or multiplies; with our text where their shapes do not fit."""
+    try:
+        return function(*arrays)
+    except ValueError as error:
+        shapes = " and ".join(str(array.shape) for array in arrays)
+        rule = "From the right, each two lengths are equal, or one of them is 1"
+        if function is np.matmul:
+            rule = "The last axis of the first is as long as the last but one of the second"
+        raise ValueError(
+            f"`{op}` got arrays of the shapes {shapes}.\n{rule}.\n"
+            "Look where the odd length comes from; x.T turns a matrix around, x[:, None] makes a vector a column."
+        ) from error
+
+
 def as_number(value, op, option):
     """An option of an operation as a Python float. A Tensor raises: its gradient would be lost without a word."""
     if isinstance(value, Tensor) or np.ndim(value):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..tensor import as_tensor, record
-from .broadcast import as_number, pair, unbroadcast
+from .broadcast import as_number, fitting, pair, unbroadcast
 
 
 def add(a, b):
@@ -19,7 +19,7 @@ def add(a, b):
     a, b = pair(a, b)
     shape_a, shape_b = a.shape, b.shape
     vjp = (lambda g: unbroadcast(g, shape_a), lambda g: unbroadcast(g, shape_b))
-    return record("add", a.data + b.data, (a, b), vjp, saves=())
+    return record("add", fitting("add", np.add, a.data, b.data), (a, b), vjp, saves=())
 
 
 def subtract(a, b):
@@ -27,7 +27,7 @@ def subtract(a, b):
     a, b = pair(a, b)
     shape_a, shape_b = a.shape, b.shape
     vjp = (lambda g: unbroadcast(g, shape_a), lambda g: unbroadcast(-g, shape_b))
-    return record("subtract", a.data - b.data, (a, b), vjp, saves=())
+    return record("subtract", fitting("subtract", np.subtract, a.data, b.data), (a, b), vjp, saves=())
 
 
 def multiply(a, b):
@@ -35,7 +35,7 @@ def multiply(a, b):
     a, b = pair(a, b)
     x, y, shape_a, shape_b = a.data, b.data, a.shape, b.shape
     vjp = (lambda g: unbroadcast(g * y, shape_a), lambda g: unbroadcast(g * x, shape_b))
-    return record("multiply", x * y, (a, b), vjp)
+    return record("multiply", fitting("multiply", np.multiply, x, y), (a, b), vjp)
 
 
 def divide(a, b):
@@ -43,14 +43,14 @@ def divide(a, b):
     a, b = pair(a, b)
     x, y, shape_a, shape_b = a.data, b.data, a.shape, b.shape
     vjp = (lambda g: unbroadcast(g / y, shape_a), lambda g: unbroadcast(-g * x / (y * y), shape_b))
-    return record("divide", x / y, (a, b), vjp)
+    return record("divide", fitting("divide", np.true_divide, x, y), (a, b), vjp)
 
 
 def power(a, b):
     """a ** b. Where b = 0 the derivative by a is 0; where a <= 0 the derivative by b is taken as 0."""
     a, b = pair(a, b)
     x, y = a.data, b.data
-    out = x**y
+    out = fitting("power", np.power, x, y)
 
     def vjp_base(g):
         return unbroadcast(g * y * x ** np.where(y == 0, x.dtype.type(1), y - 1), x.shape)
@@ -123,7 +123,7 @@ def minimum(a, b):
 
 def _pick(op, function, a, b):
     x, y = a.data, b.data
-    out = function(x, y)
+    out = fitting(op, function, x, y)
 
     def share(mine, other):
         return (mine == out) * np.where(mine == other, out.dtype.type(0.5), out.dtype.type(1))
@@ -141,4 +141,4 @@ def where(condition, a, b):
         lambda g: unbroadcast(np.where(condition, g, 0), shape_a),
         lambda g: unbroadcast(np.where(condition, 0, g), shape_b),
     )
-    return record("where", np.where(condition, a.data, b.data), (a, b), vjp, saves=())
+    return record("where", fitting("where", np.where, condition, a.data, b.data), (a, b), vjp, saves=())

@@ -13,14 +13,14 @@ from .. import kernels
 from ..kernels import add_bias, dense_backward, product, products, sum_rows, within
 from ..tensor import RowSparse, Tensor, as_tensor, record
 from .activation import ACTIVATIONS
-from .broadcast import pair, unbroadcast
+from .broadcast import fitting, pair, unbroadcast
 
 
 def matmul(a, b):
     """Matrix product as ``@`` of NumPy: vectors, matrices, and stacks of matrices with broadcasting."""
     a, b = pair(a, b)
     x, y = a.data, b.data
-    out = kernels.matmul(x, y)
+    out = fitting("matmul", kernels.matmul, x, y)
     # A vector is a matrix with one row (left) or one column (right); with that, one rule serves all.
     rows = x[None, :] if x.ndim == 1 else x  # (..., N, K)
     columns = y[:, None] if y.ndim == 1 else y  # (..., K, M)
@@ -45,7 +45,7 @@ def dense(x, weight, bias=None, activation=None):
     ----------
     x : Tensor or array_like, shape (..., K)
     weight : Tensor, shape (K, M)
-    bias : Tensor, shape (M,), optional
+    bias : Tensor, shape (M,), or (1, M) as some keep it, optional
     activation : str, optional
         A name from `ACTIVATIONS`.
     """
@@ -55,9 +55,12 @@ def dense(x, weight, bias=None, activation=None):
         inputs = (x, weight)
     else:
         inputs = (x, weight, bias if isinstance(bias, Tensor) else as_tensor(bias, like=weight))
-    shape = x._data.shape
-    a, w = x._data if len(shape) == 2 else as_rows(x._data), weight._data  # (N, K), (K, M)
-    b = inputs[2]._data if len(inputs) == 3 else None  # (M,), or what broadcasts to it
+    shape, w = x._data.shape, weight._data  # (..., K), (K, M)
+    b = inputs[2]._data if len(inputs) == 3 else None
+    shape_b = None if b is None else b.shape
+    if w.ndim != 2 or shape[-1:] != w.shape[:1] or (b is not None and shape_b != w.shape[1:]):
+        b = _as_bias(shape, w, b)  # (M,)
+    a = x._data if len(shape) == 2 else as_rows(x._data)  # (N, K)
     y, pullback = dense_forward(a, w, b, activation)  # (N, M)
     wants_dx, wants_dw = x.requires_grad, weight.requires_grad
     kept = y if activation == "relu" else None
@@ -71,7 +74,9 @@ def dense(x, weight, bias=None, activation=None):
             dx, dw = product(dz, w.T) if wants_dx else None, product(a.T, dz) if wants_dw else None
         if dx is not None and len(shape) != 2:
             dx = dx.reshape(shape)
-        return dx, dw, db if b is None or b.shape == db.shape else unbroadcast(db, b.shape)
+        if shape_b is not None and shape_b != db.shape:
+            db = unbroadcast(db.reshape((1,) * (len(shape_b) - 1) + db.shape), shape_b)
+        return dx, dw, db
 
     if len(shape) != 2:
         y = y.reshape(*shape[:-1], y.shape[1])
@@ -83,10 +88,24 @@ def dense_forward(a, w, b, activation):
     relu = activation == "relu"
     y = product(a, w)
     if b is not None:
-        add_bias(y, b if b.shape == y.shape[1:] else np.broadcast_to(b, y.shape[1:]), relu)
+        add_bias(y, b, relu)
     elif relu:
         np.maximum(y, 0, out=y)
     return (y, None) if relu or activation is None else ACTIVATIONS[activation](y)
+
+
+def _as_bias(shape, w, b):
+    """A bias that is one row, or one number, as a vector; an error if the layer's shapes do not fit at all."""
+    fine = w.ndim == 2 and shape[-1:] == w.shape[:1]
+    if fine and b is None:
+        return None
+    if not fine or b.size not in (1, w.shape[1]) or b.size != math.prod(b.shape[-1:]):
+        bias = "" if b is None else f" and a bias of shape {b.shape}"
+        raise ValueError(
+            f"`dense` got x of shape {shape}, a weight of shape {w.shape}{bias}.\nThese are (..., K), (K, M) and (M,).\n"
+            "Look where the odd length comes from; a weight that is (M, K) is turned by weight.T."
+        )
+    return np.broadcast_to(b.reshape(-1), w.shape[1:])
 
 
 def as_rows(a):

@@ -24,6 +24,14 @@ def _count(shape, axis):
     return int(np.prod([shape[i] for i in axes]))
 
 
+def _of_nothing(op, shape, axis):
+    where = "" if axis is None else f" over axis {axis}"
+    return ValueError(
+        f"`{op}` of an array of shape {shape} was asked for{where}.\nOf no numbers there is none.\n"
+        "Look for an empty batch or selection, and skip it: if len(x)."
+    )
+
+
 def sum(x, axis=None, *, keepdims=False):
     """Sum of the elements."""
     x = as_tensor(x)
@@ -45,6 +53,8 @@ def mean(x, axis=None, *, keepdims=False):
     x = as_tensor(x)
     shape = x.shape
     n = _count(shape, axis)
+    if n == 0:
+        raise _of_nothing("mean", shape, axis)
     vjp = (lambda g: _spread(g / n, shape, axis, keepdims),)
     return record("mean", x.data.mean(axis=axis, keepdims=keepdims), (x,), vjp, saves=())
 
@@ -53,6 +63,8 @@ def var(x, axis=None, *, ddof=0, keepdims=False):
     """Variance: mean squared distance from the mean, with n - ddof in the denominator."""
     x = as_tensor(x)
     n = _count(x.shape, axis)
+    if n == 0:
+        raise _of_nothing("var", x.shape, axis)
     centred = x.data - x.data.mean(axis=axis, keepdims=True)
 
     vjp = (lambda g: _spread(2 * g / (n - ddof), centred.shape, axis, keepdims) * centred,)
@@ -77,6 +89,8 @@ def min(x, axis=None, *, keepdims=False):
 def _extremum(op, function, x, axis, keepdims):
     x = as_tensor(x)
     a = x.data
+    if a.size == 0 and _count(a.shape, axis) == 0:
+        raise _of_nothing(op, a.shape, axis)
     out = function(a, axis=axis, keepdims=keepdims)
 
     def vjp(g):
@@ -89,11 +103,11 @@ def _extremum(op, function, x, axis, keepdims):
 def logsumexp(x, axis=None, *, keepdims=False):
     """log(sum(exp(x))), with the largest element taken out first so that nothing overflows.
 
-    Of -inf alone, the logarithm of an empty sum, it is -inf, with a gradient of 0.
+    Of -inf alone, and of nothing, it is the logarithm of an empty sum: -inf, with a gradient of 0.
     """
     x = as_tensor(x)
     a = x.data
-    largest = a.max(axis=axis, keepdims=True)
+    largest = a.max(axis=axis, keepdims=True, initial=-np.inf)
     largest = np.where(np.isfinite(largest), largest, 0)  # inf - inf would be NaN
     shifted = np.exp(a - largest)
     total = shifted.sum(axis=axis, keepdims=True)
