@@ -154,6 +154,8 @@ def array(who, name, value):
     ValueError
         If rows have different lengths, or entries are masked: below a mask stand numbers that nobody meant.
     """
+    if type(value) is np.ndarray and value.dtype.isnative:
+        return value
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(
             f"{who} got {name} with {np.ma.count_masked(value)} of {value.size} entries masked.\n"

@@ -10,6 +10,7 @@ import functools
 
 import numpy as np
 
+from . import checks
 from .tensor import Tensor, gradients, recording
 
 
@@ -92,7 +93,7 @@ def grad(fn):
 
 
 def _leaf(value):
-    array = value.data if isinstance(value, Tensor) else np.asarray(value)
+    array = value.data if isinstance(value, Tensor) else checks.array("md.grad", "params", value)
     if array.dtype.kind != "f":
         raise TypeError(
             f"md.grad got a parameter of dtype {array.dtype}.\nOnly floating arrays have gradients.\n"

@@ -131,7 +131,9 @@ class Tensor:
 
     def assign(self, value):
         """Replace the values of a leaf by a copy of others of the same shape. A backward that needs the old ones raises."""
-        value = np.array(value, self.dtype)  # a copy: changes of a Parameter that it came from are not counted here
+        value = np.array(
+            checks.array("assign", "value", value), self.dtype
+        )  # a copy: changes of a Parameter that it came from are not counted here
         if self._node is not None:
             raise RuntimeError(
                 f"assigned to the result of `{self._node.op}`.\nOnly leaves (tensors made by hand, parameters) can be "
@@ -343,7 +345,9 @@ def _check_upstream(output, upstream):
         g = np.empty(output._data.shape, output._data.dtype)
         g.fill(1)
         return g
-    upstream = np.array(upstream, output.dtype)  # a copy: it may end up as somebody's .grad
+    upstream = np.array(
+        checks.array("backward", "upstream", upstream), output.dtype
+    )  # a copy: it may end up as somebody's .grad
     if upstream.shape != output.shape:
         raise ValueError(
             f"backward(upstream) got shape {upstream.shape} for a tensor of shape {output.shape}.\n"

@@ -42,7 +42,7 @@ def shift(
     ValueError
         If the shape does not fit or `max_pixels` is out of range.
     """
-    images = np.asarray(images)
+    images = checks.array("shift()", "images", images)
     if images.shape[1:] not in [(height * width,), (height, width)]:
         raise ValueError(
             f"shift() got images of shape {images.shape}.\n"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import losses, ops
+from .. import checks, losses, ops
 from ..kernels import all_finite
 from ..losses import check_logits
 from ..tensor import Node, Tensor, as_tensor
@@ -164,7 +164,7 @@ def check_teacher(teacher_logits, shape, dtype):
     """The teacher's logits as an array of the student's shape and dtype, or an error that says why not."""
     if isinstance(teacher_logits, Tensor):
         check_not_training(teacher_logits)
-    teacher = np.asarray(teacher_logits, dtype)
+    teacher = checks.array("distillation", "teacher_logits", teacher_logits).astype(dtype, copy=False)
     if teacher.shape != shape:
         raise ValueError(
             f"distillation got student logits of shape {shape} and teacher logits of shape {teacher.shape}.\n"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import losses
+from .. import checks, losses
 from ..kernels import all_finite
 from ..tensor import as_tensor
 from .logits import binary_kl
@@ -74,7 +74,7 @@ class ScoreMatching(Objective):
 def check_scores(who, student, teacher):
     """(Tensor, array of its shape and dtype), or an error that says why not."""
     student = as_tensor(student)
-    teacher = np.asarray(teacher, student.dtype)
+    teacher = checks.array(who, "teacher", teacher).astype(student.dtype, copy=False)
     if teacher.shape != student.shape or student.size == 0 or not all_finite(teacher):
         raise ValueError(
             f"{who} got student scores of shape {student.shape} and teacher scores of shape {teacher.shape}, of which "

@@ -17,6 +17,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
+from .. import checks
 from ..kernels.packing import PackedMatrix
 from ..tensor import Tensor
 from .wrong_input import WrongFeatures
@@ -79,7 +80,7 @@ class Parameter(Tensor):
 
     def assign(self, value):
         """Overwrite the values in place (the shape must match), and apply the constraints."""
-        value = np.asarray(value)
+        value = checks.array("assign", "value", value)
         if value.shape != self.shape:
             super().assign(value)  # raises
         self._data[...] = value
@@ -238,7 +239,9 @@ class Module:
             )
         wrong = [
             f"{path} is {given.shape} {given.dtype}, not {array.shape} {array.dtype}"
-            for path, array, given in ((path, array, np.asarray(state[path])) for path, array in own.items())
+            for path, array, given in (
+                (path, array, checks.array("load_state_dict", path, state[path])) for path, array in own.items()
+            )
             if given.shape != array.shape
             or not (given.dtype == array.dtype or given.dtype.kind == array.dtype.kind == "f")
         ]

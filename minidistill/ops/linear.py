@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from .. import kernels
+from .. import checks, kernels
 from ..kernels import add_bias, dense_backward, product, products, sum_rows, within
 from ..tensor import RowSparse, Tensor, as_tensor, record
 from .activation import ACTIVATIONS
@@ -130,7 +130,7 @@ def embedding(table, ids):
     IndexError
         If an id is no row number; negative ones do not count from the end.
     """
-    table, ids = as_tensor(table), np.asarray(ids)
+    table, ids = as_tensor(table), checks.array("embedding", "ids", ids)
     shape = table.shape
     if not within(ids, shape[0]):
         raise IndexError(

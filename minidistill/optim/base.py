@@ -20,6 +20,7 @@ import numpy as np
 
 from .. import checks
 from ..functional import unflatten
+from ..kernels._jit import kernel_input
 from ..tensor import RowSparse, Tensor
 from .bundles import Entry, constraints_of, in_bundles
 from .clipping import clip_norm, clip_values
@@ -267,7 +268,7 @@ class Optimizer:
         if grads is None:
             found = [entry.param.grad if isinstance(entry.param, Tensor) else None for entry in self._entries]
         else:
-            found = match_gradients(self._tree, grads)
+            found = [kernel_input(g) if type(g) is np.ndarray else g for g in match_gradients(self._tree, grads)]
         gradients = check_gradients(found, self._shapes)
         if gradients is None:
             raise RuntimeError(

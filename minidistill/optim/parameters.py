@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import checks
 from ..functional import flatten, unflatten
 from ..nn.module import Module
 from ..tensor import RowSparse, Tensor
@@ -84,8 +85,8 @@ def check_gradients(gradients, shapes):
 
 
 def _check_gradient(gradient, shape, dtype, position):
-    if not isinstance(gradient, (np.ndarray, RowSparse)):
-        gradient = np.asarray(gradient)
+    if not isinstance(gradient, RowSparse):
+        gradient = checks.array("step()", "grads", gradient)
     if gradient.shape != shape or gradient.dtype.kind not in "fiu":
         raise ValueError(
             f"step() got a gradient of shape {gradient.shape}, {gradient.dtype}, for parameter {position} of shape "
