@@ -44,6 +44,32 @@ def test_training_curves_show_the_columns(trained):
     assert sorted(texts(figure)) == ["training", "training", "validation", "validation"]
 
 
+@pytest.mark.parametrize("count", range(1, 8))
+def test_training_curves_show_every_metric_and_no_empty_panel(count):
+    """binary_accuracy had an empty panel, and the validation of top3_accuracy was dropped."""
+    names = ["loss", "validation_loss", "validation_binary_accuracy", "top3_accuracy", "validation_top3_accuracy",
+             "validation_auc", "validation_rmse", "validation_f1", "kind_of_accuracy"]  # fmt: skip
+    kinds = list(dict.fromkeys(name.removeprefix("validation_") for name in names))[:count]
+    wanted = [name for name in names if name.removeprefix("validation_") in kinds]
+    numbers = np.random.default_rng(count).random((5, len(wanted)))
+    rest = {"lr": 0.1, "seconds": 1.0, "loss_scale": 2.0**16, "skipped_steps": 0}
+    history = History([dict(zip(wanted, row.tolist())) | rest for row in numbers])
+    figure = plot.training_curves(history)
+    assert [axis.get_ylabel() for axis in figure.axes] == [kind.replace("_", " ") for kind in kinds]
+    drawn = {}
+    for axis, kind in zip(figure.axes, kinds):
+        names_of = {"training": kind, "validation": f"validation_{kind}"}
+        said = [names_of[text.get_text()] for text in axis.texts]
+        drawn |= {name: line.get_ydata().tolist() for name, line in zip(said, axis.lines)}
+    assert drawn == {name: history[name] for name in wanted}
+
+
+def test_a_column_that_some_epochs_lack_stands_at_its_own_epochs():
+    history = History([{"loss": 3.0}, {"loss": 2.0, "validation_loss": 2.5}, {"loss": 1.0, "validation_loss": 1.5}])
+    (axis,) = plot.training_curves(history).axes
+    assert sorted(line.get_xdata().tolist() for line in axis.lines) == [[1, 2, 3], [2, 3]]
+
+
 def test_softened_probabilities_are_softmax_at_each_temperature():
     logits = np.array([4.0, 1.0, 0.0])
     figure = plot.softened_probabilities(logits, temperatures=(1, 5))

@@ -15,12 +15,17 @@ GREY = "#767676"
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
 
 
-def new_figure(panels, width, height=4.2, **options):
-    """A new figure and the list of its axes, in the style of the house."""
+def new_figure(panels, width, height=4.2, columns=None, **options):
+    """A new figure and the list of its axes, in the style of the house. ``height`` is that of a row; one row by default."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(1, panels, **options))
+    columns = columns or panels
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
+    axes = np.ravel(figure.subplots(rows, columns, **options))
+    for axis in axes[panels:]:
+        axis.remove()
+    axes = axes[:panels]
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(color="#E5E5E5", lw=1)

@@ -7,35 +7,40 @@ import numpy as np
 from ..training import predict
 from .style import BLUE, GREY, ORANGE, finish, new_figure
 
+NOT_MEASURED = "lr", "seconds", "loss_scale", "skipped_steps"  # columns that say how an epoch went, not how good it was
+
 
 def training_curves(history, path=None):
-    """Loss and, where there is one, accuracy over the epochs; training and validation in one panel each.
+    """Loss and every metric of the history over the epochs, a panel each: training, validation, or both.
 
     Parameters
     ----------
     history : History
     path : path, optional
     """
-    if not len(history.epochs):
+    names = [name for name in history.keys() if name not in NOT_MEASURED]  # noqa: SIM118 - a History is no dict
+    curves = {name: [(i, logs[name]) for i, logs in enumerate(history.epochs, 1) if name in logs] for name in names}
+    kinds = list(dict.fromkeys(name.removeprefix("validation_") for name in names))
+    if not kinds:
         raise ValueError(
             "training_curves got a history without epochs.\nThere is nothing to draw.\nPass what md.fit returned."
         )
-    kinds = [k for k in ("loss", "accuracy") if any(k in name for logs in history.epochs for name in logs)]
-    figure, axes = new_figure(len(kinds), width=5.5 * len(kinds))
-    epochs = np.arange(1, len(history.epochs) + 1)
+    columns = min(len(kinds), 2 if len(kinds) == 4 else 3)
+    figure, axes = new_figure(len(kinds), width=5.5 * columns, columns=columns)
     for axis, kind in zip(axes, kinds):
-        curves = [(n, c) for n, c in ((kind, BLUE), (f"validation_{kind}", ORANGE)) if n in history]
-        curves.sort(key=lambda curve: history[curve[0]][-1])
-        for place, (name, colour) in enumerate(curves):
-            values = np.array(history[name])
-            axis.plot(epochs[: len(values)], values, color=colour, lw=2.5, marker="o", ms=4 if len(values) < 40 else 0)
-            axis.annotate("validation" if "validation" in name else "training", (len(values), values[-1]),
-                          xytext=(8, 18 * (place - (len(curves) - 1) / 2)), textcoords="offset points", color=colour,
+        both = [(n, c) for n, c in ((kind, BLUE), (f"validation_{kind}", ORANGE)) if n in curves]
+        both.sort(key=lambda curve: curves[curve[0]][-1][1])
+        for place, (name, colour) in enumerate(both):
+            epochs, values = np.array(curves[name]).T
+            axis.plot(epochs, values, color=colour, lw=2.5, marker="o", ms=4 if len(values) < 40 else 0)
+            axis.annotate("validation" if name != kind else "training", (epochs[-1], values[-1]),
+                          xytext=(8, 18 * (place - (len(both) - 1) / 2)), textcoords="offset points", color=colour,
                           va="center", fontsize=13)  # fmt: skip
         if history.best_epoch:
             axis.axvline(history.best_epoch, color=GREY, lw=1.5, ls=":")
             axis.set_title(f"best epoch {history.best_epoch}", color=GREY, fontsize=13, loc="right")
-        axis.set(xlabel="epoch", ylabel=kind)
+        axis.set(xlabel="epoch", ylabel=kind.replace("_", " "))
+        axis.xaxis.get_major_locator().set_params(integer=True)  # there is no epoch 2.5
         axis.margins(x=0.02)
     return finish(figure, path)
 
