@@ -707,3 +707,11 @@ def test_logits_that_went_through_dropout_are_refused_in_a_loop_of_ones_own(digi
     loss = distill.kd_loss(student(x), guide(x), alpha=1.0)
     loss.backward()
     assert all(p.grad is None for p in guide.parameters())
+
+
+@pytest.mark.parametrize("objective", [distill.SoftTargets(2.0, standardized=True), distill.DIST()], ids=str)
+def test_a_last_layer_that_starts_at_zero_learns_where_rows_are_centred(teacher, digits, objective):
+    student = make(24)
+    student.layers[-1].weight.assign(np.zeros(student.layers[-1].weight.shape))
+    run(teacher, student, digits, objective=objective, epochs=4)
+    assert md.evaluate(student, digits)["accuracy"] > 0.8  # 0.1 where equal logits have no gradient

@@ -191,15 +191,47 @@ def test_standardized_soft_targets_see_neither_the_scale_nor_the_mean_of_a_row()
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("classes", [3, 7, 100])
-def test_equal_logits_give_no_gradient_where_rows_are_centred(dtype, classes):
-    """The mean of equal numbers is rounded; what is left of them must not be blown up to a unit row."""
-    teacher = np.random.default_rng(0).normal(size=(5, classes)).astype(dtype)
-    for objective in (distill.SoftTargets(2.0, standardized=True), distill.DIST()):
-        z = md.Tensor(np.full((5, classes), 3.3, dtype), requires_grad=True)
+def test_equal_logits_have_the_gradient_of_a_row_of_length_one(dtype, classes):
+    """The mean of equal numbers is rounded: what is left of them is not blown up, and the row is not left behind either."""
+    n, t = 5, 2.0
+    teacher = np.random.default_rng(0).normal(size=(n, classes)).astype(dtype)
+    rows = teacher - teacher.mean(axis=1, keepdims=True)
+
+    def gradient(objective):
+        z = md.Tensor(np.full((n, classes), 3.3, dtype), requires_grad=True)
         loss = objective(distill.Exchange(z, teacher))
         loss.backward()
-        assert np.isfinite(loss.item()) and np.abs(z.grad).max() < 1e-6
-    assert np.array_equal(distill.standardize(np.full((1, classes), 3.3, dtype)).numpy(), np.zeros((1, classes)))
+        assert np.isfinite(loss.item())
+        return z.grad
+
+    # T² KL at the zeros of `standardize` has the gradient T (1 / C - p) / N; a length of 1 multiplies it by sqrt(C).
+    p = softmax(rows / rows.std(axis=1, keepdims=True) / t)
+    expected = np.sqrt(classes) * t * (1 / classes - p) / n
+    tolerance = {"rtol": 0, "atol": (1e-6 if dtype is np.float32 else 1e-14) * np.abs(expected).max() * 10}
+    np.testing.assert_allclose(gradient(distill.SoftTargets(t, standardized=True)), expected, **tolerance)
+
+    # Correlation: minus the teacher's probabilities, centred and of length 1, averaged; and the softmax of equal logits
+    # multiplies by 1 / (T C) what it has centred along the classes.
+    q = softmax(teacher / t)
+    parts = []
+    for axis, count in ((1, n), (0, classes)):
+        unit = q - q.mean(axis=axis, keepdims=True)
+        unit = unit / np.linalg.norm(unit, axis=axis, keepdims=True) / count
+        parts.append(-t / classes * (unit - unit.mean(axis=1, keepdims=True)))
+    tolerance["atol"] = (1e-5 if dtype is np.float32 else 1e-13) * np.abs(parts[0]).max()
+    for weights, expected in (((1, 0), parts[0]), ((0, 1), parts[1]), ((2, 3), 2 * parts[0] + 3 * parts[1])):
+        np.testing.assert_allclose(gradient(distill.DIST(t, *weights)), expected, **tolerance)
+
+
+def test_a_row_of_equal_logits_changes_nothing_for_the_others():
+    mixed = np.vstack([Z, np.full(C, 3.0)])
+    for rows in (Z, mixed):
+        z = md.Tensor(rows, requires_grad=True)
+        (distill.standardize(z) * np.arange(C)).sum().backward()
+        if rows is Z:
+            alone = z.grad
+    np.testing.assert_array_equal(z.grad[:-1], alone)
+    np.testing.assert_allclose(z.grad[-1], np.sqrt(C) * (np.arange(C) - (C - 1) / 2), rtol=1e-12)
 
 
 def test_standardize_gives_zeros_for_a_constant_row_and_unit_rows_otherwise():

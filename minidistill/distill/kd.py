@@ -130,7 +130,7 @@ def standardize(logits):
     Returns
     -------
     Tensor, shape (N, C)
-        A row whose logits are all equal gives zeros.
+        A row whose logits are all equal gives zeros, with the gradient that it would have at a length of 1.
     """
     logits = as_tensor(logits)
     values, length = centred(logits, axis=1)
@@ -140,7 +140,9 @@ def standardize(logits):
 def centred(values, axis):
     """(values less their mean along an axis, the length of that).
 
-    Where rounding is all that is left: 0 and 1, without gradient. Equal logits would be noise, blown up, otherwise.
+    Where rounding is all that is left: 0 and 1. Equal numbers would be noise, blown up, otherwise. Their gradient is that of
+    the values over a length of 1: the true one grows as 1 / length, without a limit, and a last layer that starts at zero has
+    to leave that place.
 
     Parameters
     ----------
@@ -156,8 +158,10 @@ def centred(values, axis):
     rest = values - ops.mean(values, axis=axis, keepdims=True)
     squares = ops.sum(rest * rest, axis=axis, keepdims=True)
     rounding = (10 * np.finfo(values.dtype).eps) ** 2 * (values.data * values.data).sum(axis=axis, keepdims=True)
-    alive = (squares.data > rounding).astype(values.dtype)
-    return rest * alive, ops.sqrt(squares * alive + (1 - alive))
+    alive = squares.data > rounding
+    if alive.all():
+        return rest, ops.sqrt(squares)
+    return ops.where(alive, rest, rest - rest.data), ops.sqrt(ops.where(alive, squares, 1))
 
 
 def check_teacher(teacher_logits, shape, dtype):
