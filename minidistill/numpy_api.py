@@ -35,6 +35,18 @@ def clip(x, a_min=None, a_max=None, *, min=None, max=None):
     return elementwise.clip(x, a_min if min is None else min, a_max if max is None else max)
 
 
+def norm(x, ord=None, axis=None, keepdims=False):
+    """``np.linalg.norm``, the Euclidean one: of vectors, or of the numbers of a matrix (Frobenius)."""
+    axes = np.ndim(x) if axis is None else np.size(axis)
+    if not (ord is None or (ord == 2 and axes == 1) or (ord == "fro" and axes == 2)) or (axis is not None and axes > 2):
+        raise TypeError(
+            f"np.linalg.norm was called on a Tensor of shape {np.shape(x)}, with ord={ord!r} and axis={axis!r}.\nOnly the "
+            "Euclidean norm has a derivative here: of vectors, or of all numbers of a matrix.\n"
+            "Leave ord out, or compose another one: np.max(np.abs(x), axis=...), np.sum(np.abs(x), axis=...)."
+        )
+    return reduction.norm(x, axis, keepdims=keepdims)
+
+
 OPERATIONS = {
     np.add: elementwise.add,
     np.subtract: elementwise.subtract,
@@ -63,6 +75,7 @@ OPERATIONS = {
     np.amin: reduction.min,
     np.var: reduction.var,
     np.std: reduction.std,
+    np.linalg.norm: norm,
     np.reshape: shape.reshape,
     np.ravel: lambda x: shape.reshape(x, -1),
     np.transpose: shape.transpose,

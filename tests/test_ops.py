@@ -16,6 +16,7 @@ from op_checks import (
     erf,
     gelu_tanh,
     gradients_of,
+    length,
     logsumexp,
     off_zero,
     positive,
@@ -175,12 +176,12 @@ REDUCTIONS = {
     "min": (ops.min, np.min),
     "var": (ops.var, np.var),
     "std": (ops.std, np.std),
+    "norm": (ops.norm, length),
     "logsumexp": (ops.logsumexp, logsumexp),
 }
 
 
-# The deviation of one number is 0, where the square root has no derivative.
-CASES = [(name, axis) for name in REDUCTIONS for axis in AXES if name != "std" or np.size(axis)]
+CASES = [(name, axis) for name in REDUCTIONS for axis in AXES]
 
 
 @pytest.mark.parametrize("keepdims", [False, True])
@@ -201,8 +202,7 @@ def test_reduction_reads_any_memory(name, layout, rng):
 @pytest.mark.parametrize("name", REDUCTIONS)
 def test_reduction_of_a_number_and_to_nothing(name, rng):
     fn, oracle = REDUCTIONS[name]
-    if name != "std":
-        verify(fn, oracle, anywhere(rng, ()))
+    verify(fn, oracle, anywhere(rng, ()))
     verify(lambda x: fn(x, axis=1), lambda x: oracle(x, axis=1), anywhere(rng, (0, 3)))
 
 
@@ -219,7 +219,7 @@ def test_var_divides_by_n_minus_ddof(name, ddof, axis, rng):
     verify(lambda x: fn(x, axis=axis, ddof=ddof), lambda x: oracle(x, axis=axis, ddof=ddof), anywhere(rng, (3, 3, 4)))
 
 
-@pytest.mark.parametrize("name", [name for name in REDUCTIONS if name != "logsumexp"])
+@pytest.mark.parametrize("name", [name for name in REDUCTIONS if name not in ("norm", "logsumexp")])
 def test_reduction_as_a_method_and_as_a_numpy_function(name, rng):
     oracle = REDUCTIONS[name][1]
     x = anywhere(rng, (3, 4))
@@ -228,7 +228,45 @@ def test_reduction_as_a_method_and_as_a_numpy_function(name, rng):
     verify(lambda t: oracle(t, 1), lambda a: oracle(a, 1), x)
 
 
-@pytest.mark.parametrize("name", [name for name in REDUCTIONS if name != "logsumexp"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("fn", [np.std, np.linalg.norm], ids=["std", "norm"])
+def test_a_length_of_zero_has_a_gradient_of_zero_as_in_pytorch(fn, dtype):
+    """Its `std` backward masks where the result is 0, and so does that of `norm`: 0 is a subgradient."""
+    rows = np.array([[3.3] * 7, [0.0] * 7, [-1e-3] * 7], dtype) * (fn is np.std)  # the mean of the first is rounded
+    rows = np.vstack([rows, np.arange(7)]).astype(dtype)
+    for axis, x in ((1, rows), (0, rows.T.copy()), (None, rows[0]), (None, rows[:1, :1])):
+        t = Tensor(x, requires_grad=True)
+        out = fn(t, axis=axis)
+        out.sum().backward()
+        assert out.dtype == t.grad.dtype == dtype and np.isfinite(t.grad).all()
+        still = t.grad if axis is None else np.delete(t.grad, 3, 1 - axis)
+        assert not still.any()
+        if axis is not None:  # the row 0 ... 6: mean 3, deviation 2; squares add up to 91
+            expected = (np.arange(7) - 3) / (7 * 2) if fn is np.std else np.arange(7) / np.sqrt(91)
+            np.testing.assert_allclose(np.take(t.grad, 3, 1 - axis), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_deviation_with_infinity_or_nan_stays_nan():
+    with np.errstate(all="ignore"):
+        for bad in (np.nan, np.inf):
+            assert np.isnan(ops.std(Tensor(np.full(3, bad))).item())
+        with pytest.warns(RuntimeWarning, match="Degrees of freedom"):
+            assert np.isnan(ops.std(Tensor(np.ones(1)), ddof=1).item())
+
+
+def test_norm_answers_to_numpys_name(rng):
+    x = anywhere(rng, (3, 4))
+    for options in ({}, {"axis": 0}, {"axis": (0, 1), "keepdims": True}, {"ord": 2, "axis": -1}, {"ord": "fro"}):
+        verify(lambda t, options=options: np.linalg.norm(t, **options),
+               lambda a, options=options: np.linalg.norm(a, **options), x)  # fmt: skip
+    for wrong in ({"ord": 2}, {"ord": 1, "axis": 0}, {"ord": np.inf}, {"ord": "nuc"}):
+        with pytest.raises(TypeError, match=r"ord=.*\nOnly the Euclidean norm has a derivative.*\nLeave ord out"):
+            np.linalg.norm(Tensor(x), **wrong)
+    with pytest.raises(TypeError, match=r"axis=\(0, 1, 2\)"):
+        np.linalg.norm(Tensor(x[None]), axis=(0, 1, 2))
+
+
+@pytest.mark.parametrize("name", [name for name in REDUCTIONS if name not in ("norm", "logsumexp")])
 def test_a_dtype_in_third_place_is_not_taken_for_keepdims(name):
     with pytest.raises(TypeError, match="positional argument"):
         REDUCTIONS[name][1](Tensor(np.ones((2, 2))), 0, np.float64)

@@ -8,7 +8,7 @@ from .activation import gelu, leaky_relu, log_softmax, relu, sigmoid, softmax, s
 from .elementwise import absolute, add, clip, divide, exp, log, log1p, maximum, minimum
 from .elementwise import multiply, negative, power, sqrt, subtract, where
 from .linear import dense, dense_forward, embedding, matmul, shared_weight
-from .reduction import logsumexp, max, mean, mean_square, min, std, sum, var
+from .reduction import logsumexp, max, mean, mean_square, min, norm, std, sum, var
 from .shape import broadcast_to, concatenate, expand_dims, getitem
 from .shape import reshape, split, squeeze, stack, swapaxes, transpose
 from .softmax_loss import distillation_loss, sigmoid_cross_entropy, softmax_cross_entropy, softmax_kl

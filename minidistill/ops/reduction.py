@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 
 from ..tensor import as_tensor, record
-from .elementwise import sqrt
 
 
 def _spread(g, shape, axis, keepdims):
@@ -72,8 +71,33 @@ def var(x, axis=None, *, ddof=0, keepdims=False):
 
 
 def std(x, axis=None, *, ddof=0, keepdims=False):
-    """Standard deviation, the square root of `var`."""
-    return sqrt(var(x, axis, ddof=ddof, keepdims=keepdims))
+    """Standard deviation, the square root of `var`. Of equal numbers it is exactly 0, and so is the gradient."""
+    x = as_tensor(x)
+    a = x.data
+    n = _count(a.shape, axis)
+    centred = a - a.mean(axis=axis, keepdims=True)
+    out = a.std(axis=axis, ddof=ddof, keepdims=True)
+    if n > ddof:  # the mean of equal numbers is rounded, and what that leaves has no direction
+        largest = a.max(axis=axis, keepdims=True, initial=-np.inf)
+        out = np.where((largest == a.min(axis=axis, keepdims=True, initial=np.inf)) & np.isfinite(largest), 0, out)
+    vjp = (lambda g: _along(g / (n - ddof), centred, out, axis, keepdims),)
+    return record("std", out if keepdims else out.squeeze(axis), (x,), vjp, saves=())
+
+
+def norm(x, axis=None, *, keepdims=False):
+    """Euclidean length, sqrt(sum(x**2)): of vectors, or of all numbers together (Frobenius). At 0, the gradient is 0."""
+    x = as_tensor(x)
+    a = x.data
+    out = np.sqrt(np.square(a).sum(axis=axis, keepdims=True))
+    vjp = (lambda g: _along(g, a, out, axis, keepdims),)
+    return record("norm", out if keepdims else out.squeeze(axis), (x,), vjp)
+
+
+def _along(g, direction, length, axis, keepdims):
+    """g * direction / length, the gradient of a length. One of 0 has a slope of 1 in every direction: 0, their mean, is taken."""
+    if axis is not None and not keepdims:
+        g = np.expand_dims(g, axis)
+    return np.where(length == 0, 0, g) * direction / np.where(length == 0, 1, length)
 
 
 def max(x, axis=None, *, keepdims=False):
