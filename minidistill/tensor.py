@@ -162,7 +162,7 @@ class Tensor:
         return self._data
 
     def item(self):
-        """The single value as a Python float."""
+        """The single value as a Python float: what to keep of a loss, which itself would keep its whole tape."""
         return self._data.item()
 
     def detach(self):
@@ -199,9 +199,10 @@ class Tensor:
         )
 
     def __reduce_ex__(self, protocol):
-        """Copies and pickles are leaves: the values without the tape, which may be long and holds functions."""
+        """Copies and pickles are off the tape, which may be long and holds functions: that of a result is a constant."""
         make, arguments, (attributes, slots), *rest = super().__reduce_ex__(protocol)
-        return make, arguments, (attributes, slots | {"_node": None}), *rest
+        is_leaf = self.requires_grad and self._node is None
+        return make, arguments, (attributes, slots | {"_node": None, "requires_grad": is_leaf}), *rest
 
     # ---- differentiation -----------------------------------------------------------------------------------------
     def retain_grad(self):
@@ -223,6 +224,11 @@ class Tensor:
         RuntimeError
             If nothing was recorded, if it is not a scalar and no upstream is given, or if a value that the backward
             pass needs was changed after it was used. No ``.grad`` is touched then.
+
+        Notes
+        -----
+        The tape stays as it is, so backward can be called again; it lives as long as a tensor that was computed on it. A loss
+        that is kept keeps it all: 1.2 MiB a step for 784-1200-1200-10 and 128 samples. Keep ``loss.item()`` instead.
         """
         found, handed_out = [], set()
         for end, g in gradients(self, upstream):  # to its end before any .grad is written: an error changes nothing

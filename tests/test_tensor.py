@@ -7,13 +7,14 @@ import copy
 import gc
 import pickle
 import threading
+import tracemalloc
 import weakref
 
 import numpy as np
 import pytest
 
 import minidistill as md
-from minidistill import Tensor, nn, ops
+from minidistill import Tensor, losses, nn, ops
 from minidistill.tensor import Node, gradients
 
 
@@ -83,6 +84,32 @@ def test_backward_twice_through_one_tape():
     y.backward()
     y.backward()
     assert x.grad.tolist() == [12]
+
+
+def test_a_loss_that_is_kept_keeps_its_tape_and_its_number_does_not():
+    """So that backward can be called again; the docstring says what to do."""
+    model, x, y = (
+        nn.Sequential(nn.Dense(8, 300, activation="relu"), nn.Dense(300, 2), rng=0),
+        np.ones((64, 8)),
+        [0, 1] * 32,
+    )
+
+    def bytes_kept(keep):
+        kept = []
+        for i in range(6):
+            loss = losses.cross_entropy(model(x), np.array(y))
+            loss.backward()
+            kept.append(keep(loss))
+            if i == 0:
+                tracemalloc.start()
+        del loss
+        size = tracemalloc.get_traced_memory()[0] / 5
+        tracemalloc.stop()
+        return size
+
+    hidden = 64 * 300 * 4
+    assert bytes_kept(lambda loss: loss.item()) < hidden / 10 < hidden < bytes_kept(lambda loss: loss)
+    assert "loss.item()" in Tensor.backward.__doc__
 
 
 def test_a_zero_dimensional_gradient_is_an_array():

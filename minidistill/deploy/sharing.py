@@ -76,6 +76,7 @@ class SharedDense(Module):
         shape = dense.in_features, dense.out_features
         layer = cls(*shape, dense.activation, dense.bias is not None, len(positions), len(codebook))
         layer.codebook, layer.bias = Parameter(codebook), dense.bias
+        layer.codebook.requires_grad = dense.weight.requires_grad
         layer.codes[:], layer.positions[:] = codes, positions
         return layer
 
@@ -85,8 +86,10 @@ class SharedDense(Module):
         kept = np.zeros(dense.weight.shape, bool)
         kept.reshape(-1)[self.positions] = True
         dense.weight = Parameter(self.weight, [] if kept.all() else [Mask(kept)])
+        dense.weight.requires_grad = self.codebook.requires_grad
         if self.bias is not None:
             dense.bias = Parameter(self.bias.data, self.bias.constraints)
+            dense.bias.requires_grad = self.bias.requires_grad
         return dense
 
     def check(self):

@@ -188,7 +188,7 @@ def fingerprint(model):
     for path, module in model.named_modules():
         plain = {k: v for k, v in vars(module).items() if k != "training" and isinstance(v, (str, int, float, tuple))}
         digest.update(f"{path} {type(module).__qualname__} {sorted(plain.items())} {module.config()}".encode())
-    for path, array in model.state_dict().items():
+    for path, array in model._arrays().items():
         array = np.ascontiguousarray(array)
         digest.update(f"{path} {array.dtype} {array.shape}".encode())
         digest.update(array.tobytes())

@@ -7,8 +7,6 @@ the student's layer.
 
 from __future__ import annotations
 
-from weakref import ref
-
 import numpy as np
 
 from .. import losses, ops
@@ -65,11 +63,11 @@ class Regressed(HiddenObjective):
         """Make the map, unless there is one from an earlier stage of the same student."""
         student, teacher = self.sides(exchange)
         have, want = student.shape[-1], teacher.shape[-1]
-        earlier = self._made_for is not None and self._made_for() is exchange.model and self._regressor is not None
+        earlier = self._made_for is exchange.model and self._regressor is not None
         if have == want and not self.always:
             self._regressor = None
         elif not earlier or self._regressor.weight.shape != (have, want):
-            self._regressor, self._made_for = Dense(have, want, rng=rng).astype(student.dtype), ref(exchange.model)
+            self._regressor, self._made_for = Dense(have, want, rng=rng).astype(student.dtype), exchange.model
 
     def parameters(self):
         return [] if self._regressor is None else self._regressor.parameters()

@@ -70,6 +70,23 @@ class Graph:
         """The nodes that take the result of ``node``."""
         return [other for other in self.nodes if any(source is node for source in other.inputs)]
 
+    def last(self, kinds):
+        """The calls of layers of these classes that make the answers: a way leads from them to the output through no other.
+
+        In whatever order the model defines its layers. Models with several heads have several.
+        """
+        waiting, seen, found = [self.nodes[-1]], set(), []
+        while waiting:
+            node = waiting.pop()
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            if isinstance(node.module, kinds):
+                found.append(node)
+            else:
+                waiting += node.inputs
+        return found
+
 
 def trace(model, *inputs):
     """Run the model once in eval mode on example inputs and return its `Graph`.
@@ -87,7 +104,7 @@ def trace(model, *inputs):
     """
     arguments = [_example(x) for x in inputs]
     paths = {id(module): path for path, module in model.named_modules()}
-    known = {id(x): GraphNode("input", f"input {i}", shape=np.shape(x)) for i, x in enumerate(arguments)}
+    known = {_key(x): GraphNode("input", f"input {i}", shape=np.shape(x)) for i, x in enumerate(arguments)}
     alive = list(arguments)  # ids are unique only while the objects live
 
     def note(module, ins, out):
@@ -95,7 +112,7 @@ def trace(model, *inputs):
             return out
         _check_output(module, out)
         out = ops.reshape(out, out.shape) if any(out is x for x in ins) else out  # a layer that did nothing
-        out = out if out.requires_grad else Tensor(out, requires_grad=True)
+        out = out if out.requires_grad else _wanted(out)
         known[_key(out)] = (module, ins, out.shape)
         alive.extend((*ins, out, out._node))
         return out
@@ -250,7 +267,14 @@ def _check_output(module, out):
 
 def _example(x):
     x = np.asarray(x)
-    return x if x.dtype.kind in "iu" else Tensor(x, requires_grad=True)
+    return x if x.dtype.kind in "iu" else _wanted(x)
+
+
+def _wanted(x):
+    """The same numbers on the tape, as a result: a model may keep it, where a leaf would pass for a weight (``lost.py``)."""
+    leaf = Tensor(x, requires_grad=True)
+    with recording(True):
+        return ops.reshape(leaf, leaf.shape)
 
 
 def _key(x):

@@ -12,6 +12,8 @@ a model, and several threads may use one. Read ``tensor.py`` before this file.
 from __future__ import annotations
 
 import copy
+import itertools
+import time
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -20,7 +22,14 @@ import numpy as np
 from .. import checks
 from ..kernels.packing import PackedMatrix
 from ..tensor import Tensor
+from .constraints import Mask
+from .lost import UNSEARCHED, refuse_lost
 from .wrong_input import WrongFeatures
+
+MASK = (
+    "mask:"  # before a path: the key of a mask in a state. A path begins with an attribute's name, which has no colon.
+)
+making = itertools.count(time.time_ns())  # from the clock, so that what was pickled earlier counts as made earlier
 
 _mode: ContextVar[tuple | None] = ContextVar("minidistill_mode", default=None)
 _watcher: ContextVar = ContextVar("minidistill_watcher", default=None)
@@ -70,13 +79,21 @@ class Parameter(Tensor):
         Copied; float64 stays float64, everything else becomes float32.
     constraints : iterable
         Objects with ``apply(param, rows=None)``; see ``nn/constraints.py``.
+
+    Attributes
+    ----------
+    requires_grad : bool
+        Set to False, the parameter rests: no optimizer moves it. Copies and files keep that; a `state_dict` holds arrays
+        only, and so leaves it as it is.
+    made : int
+        When it was made, in the order of all parameters and optimizers; 0 from when an optimizer takes it.
     """
 
-    __slots__ = ("constraints",)
+    __slots__ = ("constraints", "made")
 
     def __init__(self, data, constraints=()):
         super().__init__(np.array(Tensor(data).data, order="C"), requires_grad=True)
-        self.constraints = list(constraints)
+        self.constraints, self.made = list(constraints), next(making)
 
     def assign(self, value):
         """Overwrite the values in place (the shape must match), and apply the constraints."""
@@ -175,8 +192,17 @@ class Module:
         return [module for _, module in self.named_modules()]
 
     def named_parameters(self):
-        """(path, Parameter) of all parameters, each once (under its first path), in a stable order."""
-        return _once(self._walk(Parameter))
+        """(path, Parameter) of all parameters, each once (under its first path), in a stable order.
+
+        Raises
+        ------
+        TypeError
+            If something wants a gradient where it is not found: a Tensor that is no Parameter, a layer in a set. Results of
+            operations that a forward has left here are passed over.
+        """
+        met = list(self._walk((Tensor, np.ndarray, *UNSEARCHED)))
+        refuse_lost(self, met, (Module, Parameter))
+        return _once([(path, part) for path, part in met if isinstance(part, Parameter)])
 
     def parameters(self):
         """All parameters, each once: what an optimizer takes."""
@@ -218,19 +244,28 @@ class Module:
 
     # ---- state ---------------------------------------------------------------------------------------------------
     def state_dict(self):
-        """Copies of all parameters and buffers, by path."""
-        state = {path: p.data.copy() for path, p in self.named_parameters()}
-        return state | {path: array.copy() for path, array in self.named_buffers()}
+        """Copies of all parameters and buffers, by path; and of masks, arrays of bool at "mask:" and the parameter's path."""
+        return {path: array.copy() for path, array in self._arrays().items()} | self._masks()
 
     def load_state_dict(self, state):
-        """Set all parameters and buffers, in place. Constraints (masks) are applied again.
+        """Set all parameters and buffers, in place, and the masks if the state has any. Constraints are applied again.
+
+        Parameters
+        ----------
+        state : dict of str to ndarray
+            From `state_dict`. One with masks sets all masks: a parameter for which it has none has none afterwards. One
+            without any (of a dense model, say, to whose weights a pruned one is set back) leaves the masks of this model.
 
         Raises
         ------
         ValueError
             Naming every missing and unexpected key, or every array of a wrong shape or kind; nothing is changed then.
         """
-        own = {path: p.data for path, p in self.named_parameters()} | dict(self.named_buffers())
+        own = self._arrays()
+        masks = {
+            MASK + path: np.broadcast_to(False, p.shape) for path, p in self.named_parameters() if MASK + path in state
+        }
+        own |= masks
         missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or unexpected:
             raise ValueError(
@@ -248,16 +283,42 @@ class Module:
         if wrong:
             raise ValueError(
                 f"load_state_dict of {type(self).__name__} found arrays that do not fit.\n{'; '.join(wrong)}.\n"
-                "Load it into the architecture that it was saved from."
-            )
-        before = self.state_dict()
+                + ("Masks are arrays of bool: take them as they were saved, or leave all of them out."
+                   if any(text.startswith(MASK) for text in wrong)
+                   else "Load it into the architecture that it was saved from.")
+            )  # fmt: skip
+        before, constraints = self.state_dict(), [(p.constraints, p.constraints[:]) for p in self.parameters()]
+        if masks:
+            self._set_masks(state)
         self._assign(state)
         try:
             self.check_all()
         except ValueError:
+            for current, earlier in constraints:
+                current[:] = earlier
             self._assign(before)
             self.check_all()
             raise
+
+    def _arrays(self):
+        """All parameters and buffers by path, not copies."""
+        return {path: p.data for path, p in self.named_parameters()} | dict(self.named_buffers())
+
+    def _masks(self):
+        masks = {}
+        for path, parameter in self.named_parameters():
+            kept = [c.kept for c in parameter.constraints if isinstance(c, Mask)]
+            masks |= {MASK + path: np.logical_and.reduce(kept)} if kept else {}
+        return masks
+
+    def _set_masks(self, state):
+        own = self._masks()
+        for path, parameter in self.named_parameters():
+            kept, before = state.get(MASK + path), own.get(MASK + path)
+            if kept is not None and before is not None and np.array_equal(kept, before):
+                continue
+            others = [c for c in parameter.constraints if not isinstance(c, Mask)]
+            parameter.constraints[:] = others + ([] if kept is None else [Mask(np.array(kept))])
 
     def _assign(self, state):
         for path, parameter in self.named_parameters():

@@ -34,7 +34,7 @@ def register(layer):
 
 
 def save(model, path, metadata=None):
-    """Write a model into one file, atomically. The same model gives the same bytes.
+    """Write a model into one file, atomically: also masks, and which parameters rest. The same model gives the same bytes.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def save(model, path, metadata=None):
     for module in model.modules():
         if hasattr(module, "check_savable"):
             module.check_savable(_is_known)
-    arrays = dict(sorted(model.state_dict().items()))
+    arrays = dict(sorted(model._arrays().items()))
     header = {
         "format": FORMAT,
         "version": VERSION,
@@ -61,6 +61,8 @@ def save(model, path, metadata=None):
         "arrays": {name: _fingerprint(array) for name, array in arrays.items()},
         "metadata": metadata or {},
     }
+    if frozen := [path for path, p in model.named_parameters() if not p.requires_grad]:
+        header["frozen"] = frozen
     try:
         text = json.dumps(header, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
@@ -307,7 +309,10 @@ def _fill(model, header, arrays, file):
         source, _, source_name = first.rpartition(".")
         setattr(model.get(parent), name, getattr(model.get(source), source_name))
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
-    stored = {name for name in arrays if ":" not in name}
+    of_constraints = {
+        name for entries in header["constraints"].values() for e in entries for name in e["arrays"].values()
+    }
+    stored = arrays.keys() - of_constraints
     if stored != parameters.keys() | buffers.keys():
         wrong = sorted(stored ^ (parameters.keys() | buffers.keys()))
         raise bad_file(file, f"These arrays are missing or too many for the model: {wrong}.", "Save the model again.")
@@ -322,10 +327,15 @@ def _fill(model, header, arrays, file):
                 "Fill the class that it was saved from, made with the same arguments.",
             )
     constraints = _read_constraints(header["constraints"], parameters, arrays)
+    frozen = header.get("frozen", [])
+    if not set(frozen) <= parameters.keys():
+        raise bad_file(file, f"It freezes parameters that the model does not have: {frozen}.", "Save the model again.")
     for name, parameter in parameters.items():
         parameter._data = np.array(arrays[name], order="C")
         parameter.constraints[:] = constraints.get(name, [])
         parameter.constrain()
+    for name in frozen:
+        parameters[name].requires_grad = False
     for name, buffer in buffers.items():
         buffer[...] = arrays[name]
     model.check_all()

@@ -21,6 +21,7 @@ import numpy as np
 from .. import checks
 from ..functional import unflatten
 from ..kernels._jit import kernel_input
+from ..nn.module import Parameter, making
 from ..tensor import RowSparse, Tensor
 from .bundles import Entry, constraints_of, in_bundles
 from .clipping import clip_norm, clip_values
@@ -51,6 +52,8 @@ class Optimizer:
         Rate of the next step (of the first group). ``optimizer.lr = 0.1``, or a schedule, takes the place of the rate or
         schedule of all groups, if they share one. `state_dict` does not hold it, so a training that is to be resumed takes
         a schedule from the first.
+    made : int
+        When it was made, in the order of all parameters and optimizers.
     groups : list of dict
         The options of each group; ``groups[1]["lr"] = 0.1`` sets the rate of one.
     """
@@ -66,6 +69,18 @@ class Optimizer:
         self.step_count = 0
         self._entries = [Entry(param, group) for group in self.groups for param in group["params"]]
         self._lay_out()
+        self._take()
+
+    def __getstate__(self):
+        """Of copies and pickles: without the bundles, which look at the memory of these parameters, not of the copies."""
+        return {**vars(self), "_bundles": None}
+
+    def _take(self):
+        """Note when this optimizer was made, and that its parameters are held: a later one, held by none, is new to it."""
+        self.made = next(making)
+        for param in self.parameters:
+            if isinstance(param, Parameter):
+                param.made = 0
 
     def _lay_out(self):
         self._bundles = in_bundles(self._entries)
@@ -140,6 +155,8 @@ class Optimizer:
         -----
         A NaN in a gradient goes into the parameter, where training finds it in the next loss.
         """
+        if self._bundles is None:  # a copy's first step
+            self._lay_out()
         gradients = self._gradients(grads)
         if self.clip_value is not None:
             gradients = clip_values(gradients, self.clip_value)
@@ -156,12 +173,7 @@ class Optimizer:
         It takes its steps right after this one, at the rate that this one has just used: schedules and changes by hand
         included.
         """
-
-        def same_rate(step):
-            lr = self.groups[0]["lr"]
-            return lr(max(self.step_count - 1, 0)) if callable(lr) else lr
-
-        options = {name: value for name, value in self.groups[0].items() if name != "params"} | {"lr": same_rate}
+        options = {name: value for name, value in self.groups[0].items() if name != "params"} | {"lr": _RateOf(self)}
         return type(self)(params, **options, clip_norm=self.clip_norm, clip_value=self.clip_value)
 
     def carried_over(self, parts):
@@ -204,6 +216,7 @@ class Optimizer:
             twin._entries += [entry for entries in new for entry in entries]
         twin._tree = unflatten(self._tree, [place[0] if len(place) == 1 else place for place in places])
         twin._lay_out()
+        twin._take()
         return twin
 
     def forget(self, param, where):
@@ -348,6 +361,17 @@ class Optimizer:
                 "Load it into an optimizer of the same kind, over the same parameters in the same order."
             )
         return int(step), slots
+
+
+class _RateOf:
+    """The schedule of a twin: the rate of another optimizer's last step. An object, so that copies follow the copy."""
+
+    def __init__(self, leader):
+        self.leader = leader
+
+    def __call__(self, step):
+        lr, steps = self.leader.groups[0]["lr"], self.leader.step_count
+        return lr(max(steps - 1, 0)) if callable(lr) else lr
 
 
 def _describe_state(state):

@@ -26,7 +26,7 @@ def save_checkpoint(path, run):
         "epoch": run.epoch,
         "step": run.step,
         "samples": run.samples,
-        "model": run.model.state_dict(),
+        "model": run.model._arrays(),
         "masks": _masks(run.model),
         "optimizer": run.optimizer.state_dict(),
         "arithmetic": run.arithmetic.state_dict(),

@@ -320,14 +320,28 @@ def check_optimizer(who, optimizer):
 
 
 def check_ownership(model, optimizer):
-    """Refuse an optimizer that would train nothing of this model."""
-    own = {id(p) for p in model.parameters()}
+    """Refuse an optimizer that would train nothing of this model; warn of parameters that are too new for it to know."""
+    own, held = {id(p) for p in model.parameters()}, {id(p) for p in optimizer.parameters}
     foreign = [p for p in optimizer.parameters if id(p) not in own]
     if foreign and len(foreign) == len(optimizer.parameters):
         raise ValueError(
             f"training got an optimizer over {len(foreign)} parameters, none of which belong to the model.\n"
             "It would change something else, and the model not at all.\n"
             "Make it from this model, after copying or replacing layers: optim.Adam(model.parameters())."
+        )
+    late = [
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and id(p) not in held and p.made > optimizer.made
+    ]
+    if late:
+        more = f" and {len(late) - 6} more" if len(late) > 6 else ""
+        warnings.warn(
+            f"training got an optimizer that is older than these parameters: {', '.join(map(repr, late[:6]))}{more}.\n"
+            "It does not hold them, so they stay as they are.\n"
+            "Make it after the layers, optim.Adam(model.parameters()); or set requires_grad = False, if they are to rest.",
+            UserWarning,
+            stacklevel=4,  # where fit or distill was called
         )
 
 

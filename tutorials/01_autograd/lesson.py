@@ -391,6 +391,7 @@ assert off[np.abs(x) < 1].mean() < off[np.abs(x) > 2].mean()
 # - Each operation brings its VJP; nothing ever builds a Jacobian.
 # - Order matters: a node's gradient is complete only when everyone who used it has reported.
 # - Check gradients in float64; look at norms layer by layer; do not overwrite what backward needs.
+# - A loss holds its whole tape. For a curve, keep the number: `losses.append(loss.item())`.
 #
 # **Exercises.** 1. Give `Scalar` an `exp`. 2. Let `Scalar.backward` handle each node as soon as it is met, without an order:
 # for which expression is the gradient wrong? 3. Read `ops/elementwise.py`; add `ops.cos` and check it by `check_gradients`.
