@@ -633,6 +633,48 @@ def test_fine_tuning_regularises_only_while_it_lasts(teacher, digits):
     assert set(seen) == {"dense relu"}
 
 
+class HeadFirst(nn.Module):
+    """Its layers are defined in another order than they are called, and one is never called."""
+
+    def __init__(self):
+        self.head, self.spare, self.body = nn.Dense(16, 10, rng=0), nn.Dense(3, 3, rng=1), nn.Dense(64, 16, rng=2)
+
+    def forward(self, x):
+        return self.head(np.maximum(self.body(x), 0))
+
+
+def test_fine_tuning_drops_nothing_of_the_answers_whatever_the_order_of_definition(digits):
+    """By definition `body` would be the last: half of the logits were dropped then."""
+    seen = []
+
+    def loss(z, y):
+        node = z._node  # dense, of maximum, of what body gives
+        seen.append((node.op, node.parents[0].parents[0].op))
+        return losses.cross_entropy(z, y)
+
+    distill.fine_tune(HeadFirst(), digits, dropout=0.5, loss=loss, epochs=1, progress=False, rng=0)
+    assert set(seen) == {("dense linear", "dropout")}
+
+
+def test_fine_tuning_drops_nothing_of_any_of_several_heads(digits):
+    class Heads(nn.Module):
+        def __init__(self):
+            self.left, self.right, self.body = nn.Dense(8, 5, rng=0), nn.Dense(8, 5, rng=1), nn.Dense(64, 8, rng=2)
+
+        def forward(self, x):
+            h = self.body(x)
+            return np.concatenate([self.left(h), self.right(h)], axis=1)
+
+    seen = []
+
+    def loss(z, y):
+        seen.extend([(head.op, head.parents[0].op) for head in z._node.parents])
+        return losses.cross_entropy(z, y)
+
+    distill.fine_tune(Heads(), digits, dropout=0.5, loss=loss, epochs=1, progress=False, rng=0)
+    assert set(seen) == {("dense linear", "dropout")}
+
+
 def test_fine_tuning_decays_weights_and_takes_modules_that_use_a_layers_weight(digits):
     norms = []
     for decay in (0.0, 10.0):

@@ -224,3 +224,24 @@ def test_activations_of_shared_and_idle_layers_and_of_unknown_paths():
     np.testing.assert_array_equal((ops.add(X, last)).data, twice(X).data)
     with pytest.raises(ValueError, match=r"asked TwoTowers for the module 'towr'\.\n"):
         md.activations(model, [1], [0], paths=["towr"])
+
+
+class HeadFirst(nn.Module):
+    """Defines its layers in another order than it computes them; two heads, a skip, and a layer that is both."""
+
+    def __init__(self):
+        self.head, self.other = nn.Dense(4, 2, rng=0), nn.Dense(4, 2, rng=1)
+        self.body, self.drop, self.first = nn.Dense(4, 4, rng=2), nn.Dropout(0.5), nn.Dense(3, 4, rng=3)
+
+    def forward(self, x):
+        h = self.first(x)
+        h = self.drop(np.tanh(self.body(h))) + h
+        return ops.concatenate([self.head(h) * 2, np.tanh(self.other(h))], axis=1)
+
+
+def test_the_last_layers_are_those_that_make_the_answers():
+    graph = nn.trace(HeadFirst(), np.ones((2, 3)))
+    assert sorted(node.name for node in graph.last(nn.Dense)) == ["head", "other"]
+    assert [node.name for node in graph.last(nn.Dropout)] == ["drop"]
+    assert sorted(node.name for node in graph.last((nn.Dense, nn.Dropout))) == ["head", "other"]
+    assert graph.last(nn.Embedding) == []

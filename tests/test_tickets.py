@@ -198,6 +198,25 @@ def test_another_criterion(data):
     assert kept.sum() == 1024 and size[kept].max() <= size[~kept].min()
 
 
+class HeadFirst(nn.Module):
+    """Defines its last layer first."""
+
+    def __init__(self):
+        self.head, self.body = nn.Dense(20, 10, rng=0), nn.Dense(64, 20, rng=1)
+
+    def forward(self, x):
+        return self.head(np.maximum(self.body(x), 0))
+
+
+def test_the_output_layer_is_the_one_that_makes_the_answers_and_not_the_one_defined_last(data):
+    found = prune.lottery_tickets(HeadFirst(), trainer(data, epochs=1), 1, example=data.x[:2])
+    assert found[1].kept == {"head": round(0.9 * 200), "body": round(0.8 * 1280)}
+    with pytest.raises(ValueError, match=r"Pass two samples: example="):  # the order of definition says nothing
+        prune.lottery_tickets(HeadFirst(), never, 1)
+    for rates in ({"rate": {"head": 0.5}}, {"rate": 0.1}):  # no question is asked where the answer does not matter
+        prune.lottery_tickets(HeadFirst(), trainer(data, epochs=1), 1, **rates)
+
+
 class Called(Exception):
     pass
 

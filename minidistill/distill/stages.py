@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import checks, losses, ops
 from ..datasets import Dataset
-from ..nn import Dense, Dropout, MaxNorm, Module, initialize, watch
+from ..nn import Dense, Dropout, MaxNorm, Module, initialize, trace, watch
 from ..optim import AdamW
 from ..training import evaluate, fit, predict, run
 from ..training.loop import batch_inputs, check_augmentation, check_optimizer, split_validation
@@ -204,7 +204,8 @@ def fine_tune(student, data, weight_decay=1e-4, dropout=0.0, max_norm=None, lr=1
     weight_decay : float
         Decoupled, as in `AdamW`.
     dropout : float in [0, 1)
-        Rate of dropout on the outputs of each `Dense` layer that the model calls, but the last.
+        Rate of dropout on the outputs of each `Dense` layer that the model calls, but of the last (from which a way leads to
+        the model's output through no other: several heads have several).
     max_norm : float, optional
         Limit of the norm of each unit's incoming weights in `Dense` layers (see ``nn.MaxNorm``).
     lr : float or schedule
@@ -227,16 +228,19 @@ def fine_tune(student, data, weight_decay=1e-4, dropout=0.0, max_norm=None, lr=1
             "Write distill.fine_tune(student, data)."
         )
     optimizer = AdamW(student.parameters(), lr=lr, weight_decay=weight_decay)
-    with _regularised(student, dropout, max_norm):
+    with _regularised(student, dropout, max_norm, data):
         return fit(student, data, optimizer=optimizer, **settings)
 
 
 @contextmanager
-def _regularised(student, dropout, max_norm):
+def _regularised(student, dropout, max_norm, data):
     """Dropout and norm limits for the time of a block. Dropout comes in by watching the layers: none is replaced."""
     layers = [module for module in student.modules() if isinstance(module, Dense)]
     limit = [] if max_norm is None else [MaxNorm(max_norm)]
-    drops = {id(layer): Dropout(dropout) for layer in layers[:-1]}
+    drops = {}
+    if dropout:
+        last = [node.module for node in trace(student, *data[:2].inputs).last(Dense)]
+        drops = {id(layer): Dropout(dropout) for layer in layers if not any(layer is one for one in last)}
 
     def drop(module, inputs, output):
         return drops[id(module)](output) if id(module) in drops else output

@@ -294,19 +294,10 @@ def _redundancy(layer):
 def _hidden_layers(model, example):
     """Paths of the Dense layers from which every way to the output leads through another Dense layer."""
     graph = trace(model, *example_inputs(model, example))
-    waiting, seen, last = [graph.nodes[-1]], set(), set()
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node.module, (Dense, ForwardOnly)):
-            last.add(node.name)
-        elif id(node) not in seen:
-            seen.add(id(node))
-            waiting += node.inputs
-    answers = {id(getattr(model.get(path), "weight", None)) for path in last}  # which a hidden layer may share
+    last = graph.last((Dense, ForwardOnly))
+    answers = {id(getattr(node.module, "weight", None)) for node in last}  # which a hidden layer may share
     hidden = [
-        node.name
-        for node in graph.layers
-        if isinstance(node.module, Dense) and node.name not in last and id(node.module.weight) not in answers
+        node.name for node in graph.layers if isinstance(node.module, Dense) and id(node.module.weight) not in answers
     ]
     if not hidden:
         raise ValueError(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import checks
-from ..nn import initialize
+from ..nn import Dense, example_inputs, initialize, trace
 from .criteria import magnitude
 from .masks import kept_of, prunable, set_mask
 from .schedules import whole_number
@@ -98,7 +98,8 @@ class Ticket:
         return model
 
 
-def lottery_tickets(model, train, rounds, rate=0.2, output_rate=0.1, rewind=0, criterion=magnitude, layers=None):
+def lottery_tickets(model, train, rounds, rate=0.2, output_rate=0.1, rewind=0, criterion=magnitude, layers=None,
+                    example=None):  # fmt: skip
     """Find lottery tickets by iterative pruning, layer by layer, with rewinding.
 
     Each round trains the ticket of the round before, and keeps exactly ``round((1 - rate) * left)`` weights of each layer
@@ -121,13 +122,16 @@ def lottery_tickets(model, train, rounds, rate=0.2, output_rate=0.1, rewind=0, c
     rate : float in (0, 1), or dict of str to float
         Share of the weights left in a layer that a round removes. A dict has one for each layer to be pruned, by path.
     output_rate : float in (0, 1)
-        The rate of the model's last `Dense` layer, in order of definition: half as much, in the paper. Not used with a dict.
+        The rate of the model's last `Dense` layer, the one that makes the answers (of all of them, if there are several):
+        half as much, in the paper. Not used with a dict.
     rewind : int
         Step of the first training to whose weights tickets are set back; 0 is the beginning.
     criterion : callable
         ``criterion(model, {path: sparsity})`` prunes a trained model in place, as `prune.magnitude` does.
     layers : list of str, optional
         Dotted paths; all `Dense` layers by default.
+    example : ndarray or tuple of ndarrays, optional
+        Two samples, to see which layer is the last, where that cannot be guessed: in models that are no `Sequential`.
 
     Returns
     -------
@@ -144,7 +148,7 @@ def lottery_tickets(model, train, rounds, rate=0.2, output_rate=0.1, rewind=0, c
     """
     chosen = prunable(model, layers, rate)
     _check(train, rounds, rewind)
-    ladder = _ladder(chosen, rounds, _rates(list(chosen), list(prunable(model))[-1], rate, output_rate))
+    ladder = _ladder(chosen, rounds, _rates(model, chosen, rate, output_rate, example))
     start, watcher = model.copy(), _Capture(rewind)
     tickets = [Ticket(0, start, {path: kept_of(layer.weight) for path, layer in chosen.items()})]
     for number in range(rounds + 1):
@@ -189,16 +193,19 @@ class _Capture:
         return twin
 
 
-def _rates(paths, last, rate, output_rate):
+def _rates(model, chosen, rate, output_rate, example):
     """{path: share of what is left that a round removes}."""
-    rates = dict(rate) if isinstance(rate, dict) else dict.fromkeys(paths, rate) | {last: output_rate}
+    rates = dict(rate) if isinstance(rate, dict) else dict.fromkeys(chosen, rate)
+    if not isinstance(rate, dict) and rate != output_rate:
+        last = {id(node.module.weight) for node in trace(model, *example_inputs(model, example)).last(Dense)}
+        rates |= {path: output_rate for path, layer in chosen.items() if id(layer.weight) in last}
     wrong = {path: value for path, value in rates.items() if not 0 < value < 1}
     if wrong:
         raise ValueError(
             f"lottery_tickets got the rates {wrong}.\nA rate is the share of the weights left that a round removes, between "
             "0 and 1.\nWrite rate=0.2, output_rate=0.1."
         )
-    return {path: rates[path] for path in paths}
+    return {path: rates[path] for path in chosen}
 
 
 def _ladder(chosen, rounds, rates):
