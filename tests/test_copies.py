@@ -102,6 +102,20 @@ def test_module_copy_takes_the_optimizer_that_it_holds():
 
 
 @every_optimizer
+def test_a_model_in_another_precision_goes_on_with_the_optimizer_that_it_holds(make):
+    model = WithTable(make)
+    steps(model, model.optimizer, 2, seed=1)
+    double = model.astype(np.float64)
+    steps(double, double.optimizer, 1, seed=2)
+    steps(model, model.optimizer, 1, seed=2)
+    for a, b in zip(arrays(double), arrays(model)):
+        assert a.dtype == np.float64
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    moments = list(double.optimizer.state_dict()["slots"].values())
+    assert all(a.dtype == np.float64 and a.any() for a in moments)
+
+
+@every_optimizer
 @either
 def test_the_functional_style(make, duplicate):
     rng = np.random.default_rng(0)

@@ -83,6 +83,8 @@ class Optimizer:
                 param.made = 0
 
     def _lay_out(self):
+        for entry in self._entries:
+            entry.take_precision()
         self._bundles = in_bundles(self._entries)
         self._shapes = [(entry.array.shape, entry.array.dtype) for entry in self._entries]  # no leaf ever changes these
 

@@ -28,6 +28,11 @@ class Entry:
     def array(self):
         return self.param._data if isinstance(self.param, Tensor) else self.param
 
+    def take_precision(self):
+        """Bring the slots to the dtype of the parameter: `Module.astype` of a model that holds its optimizer changes that."""
+        if self.slots is not None:
+            self.slots = {name: slot.astype(self.array.dtype, copy=False) for name, slot in self.slots.items()}
+
     def slot_arrays(self, names):
         """The slots by name, zeros at first."""
         if self.slots is None:
