@@ -440,26 +440,15 @@ class Interrupt:
 
 
 def test_a_run_interrupted_after_a_pruning_keeps_the_weights_of_now(data):
-    model, best = network(), EarlyStopping(patience=9)
-    history = md.fit(
-        model,
-        data,
-        validation=data,
-        epochs=4,
-        callbacks=[prune.OneShot(0.5, at=20), best, Interrupt(22)],
-        progress=False,
-        rng=0,
-    )
-    twin = network()
-    md.fit(
-        twin,
-        data,
-        validation=data,
-        epochs=4,
-        callbacks=[prune.OneShot(0.5, at=20), Interrupt(22)],
-        progress=False,
-        rng=0,
-    )
+    def train(model, *callbacks):
+        callbacks = [prune.OneShot(0.5, at=20), *callbacks, Interrupt(22)]
+        with pytest.raises(KeyboardInterrupt) as caught:
+            md.fit(model, data, validation=data, epochs=4, callbacks=callbacks, progress=False, rng=0)
+        return caught.value.history
+
+    model, twin = network(), network()
+    history = train(model, EarlyStopping(patience=9))
+    train(twin)
     assert history.interrupted and history.best_epoch is None
     assert np.array_equal(model.layers[0].weight.data, twin.layers[0].weight.data)
 
@@ -475,7 +464,8 @@ def test_a_resumed_exchange_goes_on_with_the_layers_it_began_with(data, tmp_path
         return model
 
     straight = train(6)
-    train(6, [Interrupt(3 * STEPS + 2)])
+    with pytest.raises(KeyboardInterrupt):
+        train(6, [Interrupt(3 * STEPS + 2)])
     resumed = train(6, [Interrupt(999)], resume=tmp_path / "run.npz")
     for a, b in zip(straight.parameters(), resumed.parameters()):
         assert np.array_equal(a.data, b.data)

@@ -174,14 +174,16 @@ def test_early_stopping_needs_its_column(digits):
         fit(network(), digits[0][:64], callbacks=[EarlyStopping()])
 
 
-def test_ctrl_c_returns_the_history_and_leaves_a_usable_model(digits):
+def test_ctrl_c_is_raised_with_the_history_and_leaves_a_usable_model(digits):
     class Interrupt(Recorder):
         def on_step_end(self, run):
             if run.step == 60:
                 raise KeyboardInterrupt
 
     recorder, model = Interrupt(), network()
-    history = fit(model, digits[0], epochs=5, callbacks=[recorder])
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fit(model, digits[0], epochs=5, callbacks=[recorder])
+    history = caught.value.history
     assert history.interrupted and not history.stopped_early and len(history) == 1
     assert recorder.events[-1] == "end"
     assert md.evaluate(model, digits[1])["accuracy"] > 0.5

@@ -134,6 +134,11 @@ def mutual(peers, data, temperature=1.0, weight=1.0, optimizer=None, epochs=60, 
     -------
     History
         The loss is the sum over the peers. Validation reports the mean over the peers.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After Ctrl-C, with the `History` as ``history``, as in `fit`.
     """
     peers = list(peers)
     _check_peers(peers, data, optimizer)
@@ -245,9 +250,9 @@ def _regularised(student, dropout, max_norm, data):
     def drop(module, inputs, output):
         return drops[id(module)](output) if id(module) in drops else output
 
-    for layer in layers:
-        layer.weight.constraints += limit
     try:
+        for layer in layers:
+            layer.weight.constraints += limit
         with watch(drop) if dropout else nullcontext():
             yield
     finally:

@@ -86,6 +86,8 @@ def distill(
         belongs to another teacher or to other data. Nothing is trained then.
     TypeError
         If a model is no Module, or the data no Dataset.
+    KeyboardInterrupt
+        After Ctrl-C, with the `History` as ``history``, as in `fit`.
     """
     terms = check_terms(objective) if objective is not None else [KnowledgeDistillation(temperature, alpha)]
     check_models(teacher, student, data, terms, cached=cache is not None)

@@ -11,7 +11,7 @@ class History:
     epochs : list of dict
         One dict an epoch: "loss", metrics, the same with "validation_" before them, "lr", "seconds".
     interrupted : bool
-        Whether Ctrl-C ended the run.
+        Whether Ctrl-C ended the run. `fit` returns no such history: the KeyboardInterrupt that it raises has it.
     stopped_early : bool
         Whether a callback ended it.
     loss_name, task : str or None

@@ -2,9 +2,9 @@
 
 A step is: forward and loss (the caller's ``batch_loss``), backward, optimizer. Everything else here is about not fooling
 oneself: separate random streams for shuffling, dropout and the split, so that the same seed gives the same bits; a loss
-that is no longer finite stops the run before it touches the weights; Ctrl-C keeps what there is.
+that is no longer finite stops the run before it touches the weights; Ctrl-C ends it between two steps, and is raised.
 
-Read ``inference.py`` before this file, ``callbacks.py`` after it.
+Read ``inference.py`` before this file, ``callbacks.py`` and ``interrupts.py`` after it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from .checkpoint import load_checkpoint
 from .history import History
 from .inference import check_model, check_targets, judge, predict
 from .metrics import find_metrics
+from .interrupts import Interrupts
 from .precision import Arithmetic
 from .progress import Progress
 from .returned import one_number, one_output
@@ -60,6 +61,8 @@ class Run:
         Whether the last step was skipped because a gradient overflowed; there are no gradients then.
     stopped : bool
         Whether `stop` was called.
+    interrupts : Interrupts
+        When Ctrl-C is raised.
     """
 
     model: object
@@ -78,6 +81,7 @@ class Run:
     history: History = field(default_factory=History)
     logs: dict = field(default_factory=dict)
     stopped: bool = False
+    interrupts: Interrupts = None
 
     def stop(self):
         """End the run after this epoch."""
@@ -126,9 +130,8 @@ def fit(
     rng : int, np.random.Generator or None
         Shuffling, the split, augmentation and dropout. The same number gives the same bits on the same machine.
     precision : {"float32", "float16", "bfloat16"} or Precision
-        The numbers that forward and backward pass are rounded to, with float32 master weights and a loss scale (dynamic for
-        float16): a laboratory, slower than float32; see ``precision.py``. With a scale, the history has the columns
-        "loss_scale" and "skipped_steps". Validation, like `evaluate` and `predict`, is float32: of the master weights.
+        What forward and backward pass are rounded to, with float32 master weights, which validation sees, and a loss scale
+        (dynamic for float16; columns "loss_scale" and "skipped_steps"): slower than float32; see ``precision.py``.
 
     Returns
     -------
@@ -140,8 +143,9 @@ def fit(
     ValueError
         If data, loss and outputs do not fit together; see ``task.py``. No weight has changed then.
     FloatingPointError
-        If the loss becomes NaN or infinite; the weights are those before that step. In 16 bits also if 50 steps in a row had
-        to be skipped.
+        If the loss becomes NaN or infinite, before weights change; in 16 bits also if 50 steps in a row had to be skipped.
+    KeyboardInterrupt
+        After Ctrl-C, once the step has ended, with the `History` as ``history``; see ``interrupts.py``.
     """
     check_model(model, "fit")
     check_targets(data, "fit")
@@ -217,16 +221,18 @@ def run(
         load_checkpoint(resume, state)
     warn_of_ended_schedules(optimizer, steps * (epochs - state.epoch))
     bar = Progress(progress, epochs, steps, state.step)
-    state.tell("on_train_begin")
-    try:
-        while state.epoch < epochs and not state.stopped:
-            _epoch(state, data, batch_loss, validate, report, batch_size, augment, bar)
-        state.history.stopped_early = state.stopped
-    except KeyboardInterrupt:
-        state.history.interrupted = True
-    finally:
-        bar.close()
-        state.tell("on_train_end")  # after an error too: the best weights are put back
+    with Interrupts(state) as state.interrupts:
+        state.tell("on_train_begin")
+        try:
+            while state.epoch < epochs and not state.stopped:
+                _epoch(state, data, batch_loss, validate, report, batch_size, augment, bar)
+            state.history.stopped_early = state.stopped
+        except KeyboardInterrupt as interrupt:
+            state.interrupts.mark(interrupt)
+            raise
+        finally:  # after an error too: callbacks give back what they lent or kept
+            bar.close()
+            state.tell("on_train_end")
     return state.history
 
 
@@ -236,6 +242,7 @@ def _epoch(state, data, batch_loss, validate, report, batch_size, augment, bar):
     lr = state.optimizer.lr
     state.tell("on_epoch_begin")
     for batch in data.batches(batch_size, rng=state.generators["shuffle"]):
+        state.interrupts.check()
         if augment is not None:
             batch = batch._replace(x=augment(batch.x, state.generators["augment"]))
         value = _step(state, batch, batch_loss)
@@ -244,7 +251,7 @@ def _epoch(state, data, batch_loss, validate, report, batch_size, augment, bar):
         state.tell("on_step_end")
     state.logs = {"loss": total / len(data), **report()}
     if validate is not None:
-        state.logs |= {f"validation_{name}": value for name, value in validate().items()}
+        state.logs |= {f"validation_{name}": value for name, value in state.interrupts.let_in(validate).items()}
     state.logs |= {**state.arithmetic.report(), "lr": lr, "seconds": time.perf_counter() - began}
     state.epoch += 1
     state.history.epochs.append(state.logs)

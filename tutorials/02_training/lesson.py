@@ -321,4 +321,5 @@ assert np.array_equal(md.predict(again, test), md.predict(models[0], test))
 # **Exercises.** 1. Repeat 2.5 with 32 seeds: what happens to the standard error? The settings share their images, so compare
 # them seed by seed. 2. Multiply the loss by 100, `loss=lambda z, y: 100 * losses.cross_entropy(z, y)`, and repeat 2.3: which
 # optimizer does not care? 3. In 2.4, pass `augment=lambda x, rng: datasets.shift(x, 8, 8, rng=rng)`: does it help?
-# 4. Pass `callbacks=[Checkpoint("run.npz")]`, stop it with Ctrl-C, and go on with `resume="run.npz"`.
+# 4. Pass `callbacks=[Checkpoint("run.npz")]`, stop it with Ctrl-C, and go on with `resume="run.npz"`. The
+# KeyboardInterrupt that you see has the epochs so far as its `history`; in a notebook it is `sys.last_value`.
