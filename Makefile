@@ -27,10 +27,10 @@ perf: $(VENV)/.dev  ## performance tests; peers that are not installed are skipp
 	$(BIN)/python -m pytest perf --benchmark-autosave --benchmark-columns=median,iqr
 
 perf-peers: $(VENV)/.dev  ## install the peers that `make perf` compares with
-	$(BIN)/pip install --quiet ".[peers]"
+	$(BIN)/pip install --quiet --editable ".[peers]"
 
 notebooks: $(VENV)/.dev  ## tutorials/*/lesson.py as .ipynb, beside them
-	$(BIN)/pip install --quiet ".[notebooks]"
+	$(BIN)/pip install --quiet --editable ".[notebooks]"
 	$(BIN)/jupytext --to ipynb tutorials/*/lesson.py
 
 size: $(VENV)/.base  ## code lines per file and in total (no docstrings, comments, blank lines)

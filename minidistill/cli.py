@@ -7,6 +7,7 @@ from Python with the public names; this file only reads arguments and prints.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -14,27 +15,42 @@ from . import datasets
 
 EXAMPLES = """\
 examples:
-  minidistill demo                              train, distil, prune, quantize on the digits (runs/demo/)
-  minidistill inspect runs/demo/pruned-int8.npz what a file holds
-  minidistill evaluate runs/demo/teacher.npz    loss and accuracy on the digits' test set
-  minidistill fetch mnist --to data/mnist       download, verify, resume
-  minidistill evaluate model.npz --data mnist   ... on MNIST
-  minidistill bench                             training steps and predictions on this machine
+  minidistill demo                                  train, distil, prune, quantize on the digits (runs/demo/)
+  minidistill inspect runs/demo/pruned-80-int8.npz  what a file holds
+  minidistill evaluate runs/demo/teacher.npz        loss and accuracy on the digits' test set
+  minidistill fetch mnist --to data/mnist           download, verify, resume
+  minidistill evaluate model.npz --data mnist       ... on MNIST
+  minidistill bench                                 training steps and predictions on this machine
 """
 
 
 def main(arguments=None):
-    """Run one command. Returns the exit code: 0, or 2 for a user's mistake, or 130 for Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    """Run one command. Returns the exit code: 0, or 2 for a user's mistake, or what shells give for the signal that
+    ended it: 130 for Ctrl-C, 141 for a reader such as ``head`` that has enough."""
     try:
-        options.run(options)
+        try:
+            options = _parser().parse_args(arguments)
+            options.run(options)
+        finally:
+            _flush()
     except KeyboardInterrupt:
         print("minidistill: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        return 141
     except (ValueError, OSError) as error:
         print(f"minidistill: {_one_line(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _flush():
+    """Write out what was printed, while an error can still be told; after one, Python would try again at its own end."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def _one_line(error):
@@ -51,6 +67,8 @@ def _parser():
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    version = sys.modules[__package__].__version__  # the package's own, whatever is installed elsewhere
+    parser.add_argument("--version", action="version", version=f"minidistill {version}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, run, text in (
         ("demo", _demo, "the whole pipeline on the digits that ship with the package"),
@@ -78,7 +96,7 @@ _ARGUMENTS = {
     "demo": lambda c: (
         c.add_argument("--out", default="runs/demo", help="folder for models, figure and ledger.json (%(default)s)"),
         c.add_argument("--seeds", type=_positive, default=5, help="seeds of the label study (%(default)s)"),
-        c.add_argument("--quiet", action="store_true", help="no progress bar"),
+        c.add_argument("--quiet", action="store_true", help="no progress bar, which only a terminal shows"),
     ),
     "inspect": lambda c: c.add_argument("file", help="a .npz that md.save wrote"),
     "evaluate": lambda c: (
@@ -98,9 +116,10 @@ def _demo(options):
     from tqdm import tqdm
 
     from .pipeline import demo, steps
+    from .training.progress import is_shown
 
-    with tqdm(total=steps(options.seeds), disable=options.quiet, bar_format="{l_bar}{bar:24}| {elapsed}<{remaining} {desc}",
-              file=sys.stderr) as bar:  # fmt: skip
+    with tqdm(total=steps(options.seeds), disable=not is_shown(not options.quiet), file=sys.stderr,
+              bar_format="{l_bar}{bar:24}| {elapsed}<{remaining} {desc}") as bar:  # fmt: skip
 
         def progress(text):
             bar.set_description_str(f"{text:<28}", refresh=False)

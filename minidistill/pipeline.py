@@ -18,6 +18,7 @@ from . import datasets, distill, losses, nn, optim, plot, prune, quantize
 from .datasets import Dataset
 from .files import as_path, atomic_write, make_folder
 from .ledger import Ledger
+from .plot.style import mean_and_spread
 from .training import evaluate, fit, predict
 
 LABELLED = 100  # labelled examples that the student has
@@ -159,8 +160,9 @@ def demo(out="runs/demo", seeds=5, progress=None):
     ledger = Ledger(test)
     for name, model in every.items():
         ledger.add(name, _saved_and_loaded(model, out / f"{_file_name(name)}.npz", test.x))
-    ledger.save(out / "ledger.json")
     say("measure")
+    # Tables and figures at the end, together: an interrupt before leaves none, not some of an older run and some of this.
+    ledger.save(out / "ledger.json")
     _write_json(out / "study.json", {"cases": CASES, "seeds": seeds, "updates": UPDATES, "accuracy": accuracies})
     plot.label_study(accuracies, CASES, path=out / "study.png")
     plot.pareto(ledger, path=out / "demo.png")
@@ -174,13 +176,12 @@ def steps(seeds):
 
 
 def study_table(accuracies):
-    """The label study as text: mean and standard deviation over the seeds, in percent, and what it shows."""
-    rows = [(CASES[case], 100 * np.mean(values), 100 * np.std(values, ddof=min(1, len(values) - 1)))
-            for case, values in accuracies.items()]  # fmt: skip
-    width = max(len(text) for text, _, _ in rows)
+    """The label study as text: mean and, of several seeds, standard deviation, in percent, and what it shows."""
+    width = max(len(CASES[case]) for case in accuracies)
     seeds = len(next(iter(accuracies.values())))
-    lines = [f"{'trained on':<{width}}   test accuracy, {seeds} seeds"]
-    lines += [f"{text:<{width}}   {mean:5.1f} % ± {spread:.1f}" for text, mean, spread in rows]
+    lines = [f"{'trained on':<{width}}   test accuracy, {'1 seed' if seeds == 1 else f'{seeds} seeds'}"]
+    for case, values in accuracies.items():
+        lines.append(f"{CASES[case]:<{width}}   {mean_and_spread(100 * np.array(values), '5.1f', ' %')}")
     mean = {case: 100 * np.mean(values) for case, values in accuracies.items()}
     lines += [
         f"A student with {LABELLED} labels: {mean['hard']:.1f} % alone, {mean['soft']:.1f} % with soft targets on the same "

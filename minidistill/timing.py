@@ -64,7 +64,10 @@ def show(times):
     """`Times` as text: the median ± half the distance between the quartiles, in a fitting unit."""
     unit, size = next((u, s) for u, s in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)) if times.median >= s or u == "µs")
     digits = max(0, 2 - len(str(int(times.median / size))))
-    return f"{times.median / size:.{digits}f} ± {(times.high - times.low) / 2 / size:.{digits}f} {unit}"
+    spread = (
+        f" ± {(times.high - times.low) / 2 / size:.{digits}f}" if times.high > times.low else ""
+    )  # none of one call
+    return f"{times.median / size:.{digits}f}{spread} {unit}"
 
 
 def _group(side):

@@ -28,6 +28,7 @@ import numpy as np
 import minidistill as md
 from minidistill import deploy, distill, plot, prune, quantize
 from minidistill.ledger import file_bytes
+from minidistill.plot.style import mean_and_spread
 from perf.deep_compression import DENSE_RATE
 from perf.distill_mnist import verdict
 from perf.harness import FIGURES, RESULTS, Done
@@ -167,4 +168,4 @@ def compared(values, base):
 
 def shown(errors):
     """Of 10 000, as percent."""
-    return f"{errors.mean() / 100:.2f} ± {errors.std(ddof=1) / 100 if len(errors) > 1 else 0:.2f}"
+    return mean_and_spread(errors / 100, ".2f")

@@ -21,6 +21,7 @@ import numpy as np
 
 import minidistill as md
 from minidistill import deploy, prune
+from minidistill.plot.style import mean_and_spread
 from perf.harness import RESULTS, Done
 from perf.prune_mnist import EPOCHS, data, dense, network, taught, train
 
@@ -91,9 +92,9 @@ def as_text(content):
     sparse = content["sparse_file_at_95"]
     return "\n".join([
         f"LeNet-300-100 on MNIST, {len(runs)} seeds, {content['epochs']} epochs altogether for both",
-        f"{'errors of 10 000, dense':<34} {whole.mean():8.1f} ± {whole.std(ddof=1):.1f}",
-        f"{'errors of 10 000, from the file':<34} {small.mean():8.1f} ± {small.std(ddof=1):.1f}  "
-        f"(difference {(small - whole).mean():+.1f} ± {(small - whole).std(ddof=1):.1f}, at most {TARGETS['more_errors']}: "
+        f"{'errors of 10 000, dense':<34} {mean_and_spread(whole, '8.1f')}",
+        f"{'errors of 10 000, from the file':<34} {mean_and_spread(small, '8.1f')}  "
+        f"(difference {mean_and_spread(small - whole, '+.1f')}, at most {TARGETS['more_errors']}: "
         f"{'reached' if (small - whole).mean() <= TARGETS['more_errors'] else 'missed'})",
         f"{'file, bytes':<34} {size.mean():8.0f}   (at most {TARGETS['file_bytes']}; float32: {content['dense_file']}, "
         f"{content['dense_file'] / size.mean():.1f}x)",

@@ -18,6 +18,7 @@ import numpy as np
 
 import minidistill as md
 from minidistill import datasets, distill, nn, optim
+from minidistill.plot.style import mean_and_spread
 from perf.harness import RESULTS, Done
 
 RUNS = Path(__file__).parent.parent / "runs" / "distill_mnist"
@@ -211,9 +212,9 @@ def as_text(architecture, rows):
     for name, row in rows.items():
         wrong = np.array(row["errors"], float)
         saved = 100 * (1 - wrong / hard)
+        than_plain = verdict(wrong - plain) if name != "soft targets" else ""
         lines.append(
-            f"{name:<30} {wrong.mean():>6.1f} ± {wrong.std(ddof=1):>4.1f}  {saved.mean():>8.1f} ± "
-            f"{saved.std(ddof=1):>3.1f} %  {verdict(wrong - plain) if name != 'soft targets' else '':>18}  {row['setting']}"
+            f"{name:<30} {mean_and_spread(wrong):>13}  {mean_and_spread(saved):>14} %  {than_plain:>18}  {row['setting']}"
         )
     note = (
         "mean ± standard deviation over the seeds; 'fewer' and 'more' only where Student's t of the paired differences says "

@@ -15,6 +15,7 @@ import numpy as np
 
 import minidistill as md
 from minidistill import datasets, distill, losses, nn, optim
+from minidistill.plot.style import mean_and_spread
 from minidistill.training import ndcg_at_k
 from perf.harness import RESULTS
 
@@ -119,10 +120,8 @@ def as_text(rows):
     for name, row in rows.items():
         ndcg = np.array(row["ndcg"])
         share = 100 * (ndcg - alone) / (teacher - alone)
-        recovered = "" if name in (ALONE, "teacher") else f"{share.mean():.0f} ± {share.std(ddof=1):.0f} %"
-        lines.append(
-            f"{name:<40} {ndcg.mean():>10.3f} ± {ndcg.std(ddof=1):.3f}  {recovered:>16}  {row.get('setting', '')}"
-        )
+        recovered = "" if name in (ALONE, "teacher") else f"{mean_and_spread(share, '.0f')} %"
+        lines.append(f"{name:<40} {mean_and_spread(ndcg, '.3f'):>18}  {recovered:>16}  {row.get('setting', '')}")
     return "\n".join(
         [*lines, "mean ± standard deviation over the seeds; target: the best of the distilled recovers 25 %"]
     )

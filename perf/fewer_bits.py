@@ -21,7 +21,7 @@ import numpy as np
 
 import minidistill as md
 from minidistill import optim, quantize
-from minidistill.plot.style import COLOURS, finish, new_figure
+from minidistill.plot.style import COLOURS, finish, mean_and_spread, new_figure
 from perf.distill_mnist import TUNING_SEED, data
 from perf.harness import FIGURES, RESULTS, Done
 from perf.prune_mnist import BATCH, network, shown, steps_of
@@ -134,7 +134,7 @@ def as_text(rows, floats):
     ]
     for way in (*ROUNDED, *TRAINED):
         cells = {row["bits"]: (np.array(row["errors"], float) - floats) / POINT for row in rows if row["way"] == way}
-        lines.append(f"{way:<30}" + "".join(f"{gap.mean():>+9.2f} ±{gap.std(ddof=1):4.2f}" for gap in cells.values()))
+        lines.append(f"{way:<30}" + "".join(f"{mean_and_spread(gap, '+.2f'):>15}" for gap in cells.values()))
     return "\n".join([*lines, "mean ± standard deviation of the paired differences"])
 
 
@@ -146,9 +146,8 @@ def curves(rows, floats, path):
         x = np.arange(len(of_way)) + 0.05 * (place - 2)  # side by side, or they would hide each other
         wrong = np.array([row["errors"] for row in of_way], float) / POINT
         style = "o-" if way in TRAINED else "s--"
-        axis.errorbar(
-            x, wrong.mean(1), wrong.std(1, ddof=1), fmt=style, color=colour, lw=2.2, ms=8, capsize=3, label=way
-        )
+        spread = wrong.std(1, ddof=1) if len(floats) > 1 else None
+        axis.errorbar(x, wrong.mean(1), spread, fmt=style, color=colour, lw=2.2, ms=8, capsize=3, label=way)
     axis.axhline(np.mean(floats) / POINT, color="black", lw=1.5, ls=":", label="float32")
     axis.set(yscale="log", xlabel="bits of a weight", ylabel="test error, %")
     axis.set_xticks(range(len(BITS)), BITS)

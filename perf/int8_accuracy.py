@@ -10,6 +10,7 @@ import numpy as np
 import minidistill as md
 from minidistill import datasets, optim, quantize
 from minidistill.bench import mlp
+from minidistill.plot.style import mean_and_spread
 from perf.harness import RESULTS
 
 SEEDS, EPOCHS = range(5), 12
@@ -42,9 +43,7 @@ def main():
     ]
     for way, values in accuracies.items():
         gap = 100 * (np.array(values) - floats)
-        lines.append(
-            f"{way:<36} {np.mean(values):>8.2%} ± {np.std(values, ddof=1):.2%} {gap.mean():>+14.3f} ± {gap.std(ddof=1):.3f}"
-        )
+        lines.append(f"{way:<36} {mean_and_spread(values, '.2%'):>16} {mean_and_spread(gap, '+.3f'):>24}")
     RESULTS.mkdir(exist_ok=True)
     content = {
         "command": "python -m perf int8_accuracy",

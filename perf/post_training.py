@@ -7,11 +7,10 @@ the outputs on the test images. Then the accuracy at few bits: what scales, roun
 
 import json
 
-import numpy as np
-
 import minidistill as md
 from minidistill import datasets, optim, quantize
 from minidistill.bench import mlp
+from minidistill.plot.style import mean_and_spread
 from perf.harness import RESULTS
 
 SEEDS, EPOCHS, BITS = range(3), 12, (8, 4, 3, 2)
@@ -81,17 +80,13 @@ def noise_table(noise):
     )
     for name in ("as trained", "planted outliers", "planted, equalize", "planted, smooth"):
         cells = [noise.get(f"{name}, {kind}") for kind in ("per channel", "per tensor", "float32")]
-        yield f"{name:<36}" + "".join(f"{spread(values, '.1f') if values else '':>20}" for values in cells)
+        yield f"{name:<36}" + "".join(f"{mean_and_spread(values) if values else '':>20}" for values in cells)
     yield f"outliers: {FRACTION:.0%} of the units of each hidden layer, {FACTOR:g} times as large; target: 3 dB above these"
 
 
 def accuracy_table(floats, accuracies):
-    title = f"784-300-100-10 on MNIST, float32 {spread(floats, '.2%')}"
+    title = f"784-300-100-10 on MNIST, float32 {mean_and_spread(floats, '.2%')}"
     yield f"{title:<58}" + "".join(f"{f'{bits} bits':>18}" for bits in BITS)
     for way in WAYS:
-        yield f"{way:<58}" + "".join(f"{spread(accuracies[bits, way], '.2%'):>18}" for bits in BITS)
+        yield f"{way:<58}" + "".join(f"{mean_and_spread(accuracies[bits, way], '.2%'):>18}" for bits in BITS)
     yield "accuracy on the test images, mean ± standard deviation over the seeds; activations have 8 bits"
-
-
-def spread(values, form):
-    return f"{np.mean(values):{form}} ± {np.std(values, ddof=1):{form}}"

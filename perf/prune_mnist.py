@@ -27,7 +27,7 @@ import numpy as np
 
 import minidistill as md
 from minidistill import distill, nn, optim, prune
-from minidistill.plot.style import BLUE, COLOURS, finish, new_figure
+from minidistill.plot.style import BLUE, COLOURS, finish, mean_and_spread, new_figure
 from perf.distill_mnist import TUNING_SEED, data, verdict
 from perf.harness import FIGURES, RESULTS, Done
 
@@ -276,8 +276,7 @@ def compared(values, base):
 
 
 def shown(values, digits):
-    spread = values.std(ddof=1) if len(values) > 1 else 0.0
-    return f"{values.mean():,.{digits}f} ± {spread:,.{digits}f}"
+    return mean_and_spread(values, f",.{digits}f")
 
 
 def curves(seeds, rounds, path):

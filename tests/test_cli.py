@@ -1,15 +1,21 @@
 """The command line, as a user meets it: exit codes, one clear line for a mistake, and no traceback."""
 
+import io
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import minidistill as md
-from minidistill import nn
-from minidistill.cli import main
+from minidistill import nn, pipeline, quantize
+from minidistill.cli import EXAMPLES, main
 
 
 def run(capsys, *arguments):
@@ -61,6 +67,22 @@ def test_inspect_shows_layers_and_metadata(model_file, capsys):
     code, out, err = run(capsys, "inspect", str(model_file))
     assert code == 0 and err == ""
     assert "Dense(in_features=64, out_features=8" in out and "note: untrained" in out
+
+
+@pytest.mark.parametrize("kind", ["float", "int8", "QAT"])
+def test_inspect_keeps_its_columns_in_100_letters(kind, model_file, tmp_path, capsys):
+    model = md.load(model_file)
+    x = np.random.default_rng(0).random((20, 64), np.float32)
+    made = {"float": lambda: model, "int8": lambda: quantize.post_training(model, calibration=x),
+            "QAT": lambda: quantize.prepare_qat(model, calibration=x)}[kind]()  # fmt: skip
+    md.save(made, tmp_path / "m.npz")
+    head, *rows = run(capsys, "inspect", str(tmp_path / "m.npz"))[1].splitlines()
+    table = rows[: next(i for i, row in enumerate(rows) if "every checksum holds" in row)]
+    assert all(len(row) <= 100 for row in table)
+    ends = [head.index("array") - 2, head.index("dtype") - 2]
+    assert all(row[end : end + 2].strip() == "" for row in table for end in ends)  # no text runs into a column
+    found = {row[ends[0] :].split()[0] for row in table if row[ends[0] :].strip()}
+    assert found == {name.rpartition(".")[2] for name in made.state_dict()}
 
 
 def test_evaluate_agrees_with_python(model_file, capsys):
@@ -123,6 +145,130 @@ def test_python_dash_m_is_the_same_command(model_file):
     assert result.returncode == 0 and "every checksum holds" in result.stdout
     result = subprocess.run([sys.executable, "-m", "minidistill", "inspect", "nowhere"], capture_output=True, text=True)
     assert result.returncode == 2 and "Traceback" not in result.stderr
+
+
+def test_the_examples_name_files_that_the_demo_writes(demo_folder):
+    named = re.findall(r"runs/demo/(\S+\.npz)", EXAMPLES)
+    assert len(named) == 2 and all((demo_folder / name).is_file() for name in named)
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"minidistill {md.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["inspect", "evaluate", "--help"])
+def test_a_reader_that_has_enough_ends_it_without_a_word(command, model_file):
+    read, write = os.pipe()
+    os.close(read)  # nobody will ever read: what `| head` comes to
+    arguments = [command] if command == "--help" else [command, str(model_file)]
+    with os.fdopen(write, "w") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "minidistill", *arguments], stdout=out, stderr=subprocess.PIPE, text=True
+        )
+    # 128 + SIGPIPE, as the shell says of other programs; of its help, unbuffered, argparse itself drops the rest.
+    assert done.returncode in ((0, 141) if command == "--help" else (141,)) and done.stderr == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a disk that is always full")
+def test_a_full_disk_is_one_line(model_file):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "minidistill", "inspect", str(model_file)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 2 and done.stderr.startswith("minidistill: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_the_bar_of_the_demo_is_for_terminals(is_terminal, monkeypatch, tmp_path):
+    class Stream(io.StringIO):
+        def isatty(self):
+            return is_terminal
+
+    def short(out, seeds, progress):
+        progress("seed 0: teacher")
+        return "report"
+
+    stream = Stream()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(pipeline, "demo", short)
+    assert main(["demo", "--out", str(tmp_path)]) == 0
+    assert ("seed 0: teacher" in stream.getvalue()) == is_terminal and bool(stream.getvalue()) == is_terminal
+
+
+def test_one_seed_has_no_spread():
+    text = pipeline.study_table({key: [0.914] for key in pipeline.CASES})
+    assert "±" not in text and "test accuracy, 1 seed\n" in text and text.count("91.4 %\n") == len(pipeline.CASES)
+    text = pipeline.study_table({key: [0.9, 0.92] for key in pipeline.CASES})
+    assert "test accuracy, 2 seeds\n" in text and text.count(" 91.0 % ± 1.4\n") == len(pipeline.CASES)
+
+
+def interrupt_after(monkeypatch, module, name, calls):
+    """Press Ctrl-C when a function has been called so often."""
+    real, seen = getattr(module, name), []
+
+    def counted(*arguments, **options):
+        seen.append(name)
+        if len(seen) == calls:
+            signal.raise_signal(signal.SIGINT)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, name, counted)
+    return seen
+
+
+@pytest.mark.parametrize(("name", "calls"), [("fit", 1), ("evaluate", 3), ("_saved_and_loaded", 4)])
+def test_a_demo_that_is_interrupted_ends_with_130_and_writes_no_table(name, calls, monkeypatch, tmp_path, capsys):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    monkeypatch.setattr(pipeline, "UPDATES", 20)
+    seen = interrupt_after(monkeypatch, pipeline, name, calls)
+    try:
+        code, out, err = run(capsys, "demo", "--seeds", "2", "--out", str(tmp_path), "--quiet")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (code, out, err) == (130, "", "minidistill: interrupted\n") and len(seen) == calls
+    assert not [path.name for path in tmp_path.iterdir() if path.suffix != ".npz"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a signal to one process")
+def test_ctrl_c_in_the_middle_of_a_demo(tmp_path):
+    program = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+from minidistill.cli import main
+sys.exit(main(["demo", "--seeds", "3", "--out", "out"]))
+"""
+    demo = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "out").exists() and demo.poll() is None:
+        time.sleep(0.02)
+    time.sleep(0.7)  # in one of its 21 trainings
+    demo.send_signal(signal.SIGINT)
+    _, err = demo.communicate(timeout=60)
+    assert (demo.returncode, err) == (130, "minidistill: interrupted\n") and not list((tmp_path / "out").iterdir())
+
+
+# ---- the Makefile ----------------------------------------------------------------------------------------------------
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_package_that_runs_is_the_checkout(tmp_path):
+    """In any folder: in the checkout itself, `python -m` finds the source beside it, whatever is installed."""
+    program = "import minidistill; print(minidistill.__file__)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()).resolve() == ROOT / "minidistill" / "__init__.py"
+
+
+def test_no_target_of_the_makefile_installs_a_copy_in_its_place():
+    lines = [
+        line
+        for line in (ROOT / "Makefile").read_text().splitlines()
+        if re.search(r"pip install.* \"?\.(\[|\s|\"|$)", line)
+    ]
+    assert len(lines) == 4 and all("--editable" in line for line in lines), lines
 
 
 def test_ctrl_c_ends_with_130(monkeypatch, model_file, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -280,9 +281,12 @@ def test_base_url_and_environment(server, tmp_path, monkeypatch):
     assert_whole(tmp_path)
 
 
-def test_progress_is_shown_by_option(server, tmp_path, capfd):
+def test_progress_is_shown_by_option_on_a_terminal(server, tmp_path, capfd, monkeypatch):
     get(tmp_path / "quiet")
     assert capfd.readouterr() == ("", "")
+    fetch("mnist", to=tmp_path / "log")
+    assert capfd.readouterr() == ("", "")  # a log file gets no half-drawn lines
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     fetch("mnist", to=tmp_path / "told")
     shown = capfd.readouterr().err
     assert all(name in shown for name in FILES) and "100%" in shown

@@ -1,13 +1,16 @@
 """Figures: they show the numbers that they were given, without pyplot, and refuse what they cannot draw."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import minidistill as md
 from minidistill import datasets, losses, nn, plot, prune
+from minidistill.plot.style import mean_and_spread
 from minidistill.training import History
 
 
@@ -119,6 +122,27 @@ def test_the_label_study_draws_a_dot_a_seed_and_the_mean():
     figure = plot.label_study({"a": [0.9, 0.92], "b": [0.5, 0.6]}, {"a": "first", "b": "second"})
     assert texts(figure) == ["91.0", "55.0"]
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["first", "second"]
+
+
+def test_one_seed_has_a_mean_and_no_spread():
+    assert mean_and_spread([90.0]) == "90.0" and mean_and_spread([0.5], "+.2%", " points") == "+50.00% points"
+    values = [90.0, 91.0, 95.0]  # mean 92, squared distances 4 + 1 + 9 = 14 over 2
+    assert mean_and_spread(values) == "92.0 ± 2.6" and mean_and_spread(values, "+7.2f", " %") == " +92.00 % ± 2.65"
+    table = np.array([[0.9, 0.8], [0.7, 0.6]])
+    for one_seed in (table, table[None]):
+        assert texts(plot.heat_map(one_seed, [1, 2], [8, 16])) == ["90.0", "80.0", "70.0", "60.0"]
+    assert texts(plot.heat_map([table, table + 0.02], [1, 2], [8, 16]))[0] == "91.0 ± 1.4"
+
+
+def test_nothing_writes_a_spread_by_itself():
+    """A ± in a text comes from the two places that know whether there is one: over seeds, and over timed calls."""
+    root = Path(plot.__file__).resolve().parents[2]
+    found = set()
+    for path in [*root.glob("minidistill/**/*.py"), *root.glob("perf/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr) and "± {" in ast.unparse(node):
+                found.add(path.relative_to(root).as_posix())
+    assert found == {"minidistill/plot/style.py", "minidistill/timing.py"}
 
 
 def test_the_tape_draws_every_leaf_and_operation_and_every_arrow(trained):

@@ -159,7 +159,8 @@ def _download(url: str, part: Path, progress: bool, name: str) -> None:
     with response:
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdigit() else None
-        bar = tqdm(desc=name, total=total, initial=start, unit="B", unit_scale=True, disable=not progress)
+        hidden = None if progress else True  # to tqdm, None means: unless the error stream is a terminal
+        bar = tqdm(desc=name, total=total, initial=start, unit="B", unit_scale=True, disable=hidden)
         with bar, open(part, "ab" if start else "wb") as file:
             for chunk in _chunks(response, url):
                 if file.tell() + len(chunk) > LARGEST:

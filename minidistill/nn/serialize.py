@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
+from itertools import zip_longest
 
 import numpy as np
 
@@ -148,29 +150,33 @@ def describe(path):
     header, arrays = read_header(path)
     masks = {name: stored for name, entries in header["constraints"].items() for e in entries
              for stored in e["arrays"].values()}  # fmt: skip
-    lines = [f"{'path':<16} {'module':<44} {'array':<18} {'dtype':<8} {'bytes':>12}  masked"]
-    for module, entry in header["modules"].items():
+    parts = []  # (name, module, its arrays as cells)
+    for name, entry in header["modules"].items():
         what = f"the same as {entry['same_as']!r}" if "same_as" in entry else _call(entry)
-        prefix = f"{module}." if module else ""
+        prefix = f"{name}." if name else ""
         own = [n for n in header["arrays"] if n.startswith(prefix) and "." not in n[len(prefix) :] and ":" not in n]
-        what = what if len(what) <= 100 else f"{what[:97]}..."  # what a choice was made by would fill a page
-        first = f"{module or '(model)':<16} {what:<44}"
-        for name in own or [None]:
-            if name is None:
-                lines.append(first.rstrip())
-                continue
-            array = arrays[name]
-            share = ""
-            if name in masks:
-                kept = np.unpackbits(arrays[masks[name]])[: array.size]
-                share = f"{1 - kept.mean():.2%}" if array.size else ""
-            shape = f"{name[len(prefix) :]} {array.shape}"
-            lines.append(f"{first} {shape:<18} {array.dtype!s:<8} {array.nbytes:>12,}  {share}".rstrip())
-            first = " " * 61
+        cells = [_array_cells(n[len(prefix) :], arrays[n], arrays.get(masks.get(n))) for n in own]
+        parts.append((name or "(model)", what, cells))
+    table = [("path", "module", "array", "dtype", "bytes", "masked")]
+    others = [table[0][2:], *(four for _, _, cells in parts for four in cells)]
+    room = 90 - max(len(name) for name, _, _ in parts) - sum(max(map(len, column)) for column in zip(*others))
+    for name, what, cells in parts:  # 100 letters a line; what a choice was made by would fill a page
+        texts = textwrap.wrap(what, max(room, 24), max_lines=4, placeholder=" ...")
+        for i, (text, four) in enumerate(zip_longest(texts, cells)):
+            table.append(("" if i else name, text or "", *(four or [""] * 4)))
+    widths = [max(map(len, column)) for column in zip(*table)]
+    lines = ["  ".join(c.rjust(w) if i == 4 else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip()
+             for row in table]  # fmt: skip
     total = sum(a.nbytes for a in arrays.values())
-    lines.append(f"{len(arrays)} arrays, {total:,} bytes; every checksum holds")
+    lines.append(f"{len(arrays)} array{'s' * (len(arrays) != 1)}, {total:,} bytes; every checksum holds")
     lines += [f"{key}: {value}" for key, value in header["metadata"].items()]
     return Table("\n".join(lines))
+
+
+def _array_cells(name, array, mask):
+    """What `describe` says of one array: name and shape, type, bytes, and how much of it a mask (stored as bits) covers."""
+    share = "" if mask is None or not array.size else f"{1 - np.unpackbits(mask)[: array.size].mean():.2%}"
+    return f"{name} {array.shape}", str(array.dtype), f"{array.nbytes:,}", share
 
 
 # ---- writing -----------------------------------------------------------------------------------------------------
@@ -354,4 +360,5 @@ def _read_constraints(stored, parameters, arrays):
 
 
 def _call(entry):
-    return f"{entry['type']}({', '.join(f'{k}={v!r}' for k, v in entry['config'].items() if v is not None)})"
+    options = ", ".join(f"{k}={v!r}" for k, v in entry["config"].items() if v is not None)
+    return f"{entry['type']}({options})" if options else entry["type"]

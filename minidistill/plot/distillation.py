@@ -10,7 +10,7 @@ import numpy as np
 from ..nn import Module
 from ..training import predict
 from ..training.metrics import calibration_bins
-from .style import BLUE, COLOURS, GREY, ORANGE, RED, finish, new_figure, wrapped
+from .style import BLUE, COLOURS, GREY, ORANGE, RED, finish, mean_and_spread, new_figure, wrapped
 
 
 def softened_probabilities(logits, temperatures=(1, 2, 4, 8), classes=None, path=None):
@@ -115,16 +115,23 @@ def heat_map(values, rows, columns, row_label="temperature", column_label="width
             "a table, or one for each seed.\nPass what distill.temperature_by_width returned, with the same "
             "temperatures and widths."
         )
-    mean = values.mean(axis=0) if values.ndim == 3 else values
-    spread = values.std(axis=0, ddof=1) if values.ndim == 3 and len(values) > 1 else None
+    values = values.reshape(-1, len(rows), len(columns))
+    mean = values.mean(axis=0)
     figure, (axis,) = new_figure(1, width=2.2 + 1.55 * len(columns), height=1.6 + 0.75 * len(rows))
     best = mean.max(axis=0)
     worst = max(0.1, (best - mean).max())
     axis.imshow(mean - best, cmap="Blues", aspect="auto", vmin=-1.05 * worst, vmax=worst)  # dark letters stay readable
     for (row, column), value in np.ndenumerate(mean):
-        text = f"{value:.1f}" + ("" if spread is None else f" ± {spread[row, column]:.1f}")
         first = value == best[column]
-        axis.text(column, row, text, ha="center", va="center", fontsize=13, weight="bold" if first else "normal")
+        axis.text(
+            column,
+            row,
+            mean_and_spread(values[:, row, column]),
+            ha="center",
+            va="center",
+            fontsize=13,
+            weight="bold" if first else "normal",
+        )
         if first:
             axis.plot([column - 0.46, column + 0.46, column + 0.46, column - 0.46, column - 0.46],
                       [row - 0.44, row - 0.44, row + 0.44, row + 0.44, row - 0.44], color=ORANGE, lw=3)  # fmt: skip

@@ -1,5 +1,7 @@
 """The style of all figures: large letters, colours that colour-blind readers can tell apart, labels beside the things.
 
+And how a mean over seeds is written, in figures and tables: with its spread, if there is one.
+
 Nothing needs to be read before this file.
 """
 
@@ -72,6 +74,21 @@ def _places():
     for ring in range(1, 6):
         for dy in (18 * ring, -18 * ring):
             yield from ((0, dy, "center"), (12, dy, "left"), (-12, dy, "right"))
+
+
+def mean_and_spread(values, form=".1f", unit=""):
+    """The mean of numbers, one for each seed, as text: with their standard deviation, which one number does not have.
+
+    Parameters
+    ----------
+    values : sequence of float
+    form : str
+        Format of both numbers. A sign or width, "+.1f" or "5.1f", is that of the mean.
+    unit : str
+        Stands after the mean.
+    """
+    text = f"{np.mean(values):{form}}{unit}"
+    return text if len(values) < 2 else f"{text} ± {np.std(values, ddof=1):{form.lstrip('+0123456789')}}"
 
 
 def plain_log_ticks(axis):

@@ -8,12 +8,17 @@ from time import monotonic
 PERIOD = 0.1  # seconds between two redraws: drawing must not cost what it reports
 
 
+def is_shown(wanted):
+    """Whether a bar is drawn: where it is wanted, and the error stream is a terminal. A log file gets no half-drawn lines."""
+    return bool(wanted) and sys.stderr is not None and sys.stderr.isatty()
+
+
 class Progress:
-    """A tqdm bar, shown only where the error stream is a terminal: a log file gets no half-drawn lines."""
+    """A tqdm bar, where it `is_shown`."""
 
     def __init__(self, wanted, epochs, steps, done):
         self.bar, self.epochs, self.waiting, self.drawn = None, epochs, 0, 0.0
-        if wanted and sys.stderr.isatty():
+        if is_shown(wanted):
             from tqdm import tqdm
 
             self.bar = tqdm(
