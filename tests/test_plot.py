@@ -118,6 +118,34 @@ def test_pareto_labels_every_model_once_a_panel_and_none_over_another():
     assert figure.axes[0].get_xlabel() == "file, kB" and "32 samples" in figure.axes[1].get_xlabel()
 
 
+def test_pareto_labels_cover_no_dot_and_no_bar():
+    book = Book(0.99, 0.95, 0.95, 0.95, 0.9)
+    for row in book.rows:
+        row["latency"][32] = {
+            "median": 1e-4,
+            "low": 0.9e-4,
+            "high": 4e-4,
+        }  # to the right of the dot, where a name would be
+    figure = plot.pareto(book)
+    for axis in figure.axes:
+        dots = [axis.transData.transform(line.get_xydata()[0]) for line in axis.lines]
+        bars = [axis.transData.transform(s) for c in axis.collections for s in c.get_segments()]
+        for box in (t.get_window_extent() for t in axis.texts):
+            assert not any(box.x0 < x < box.x1 and box.y0 < y < box.y1 for x, y in dots)
+            assert not any(a[0] < box.x1 and box.x0 < b[0] and box.y0 < a[1] < box.y1 for a, b in bars)
+    assert len(bars) == 5
+
+
+def test_pareto_draws_points_that_hide_one_another_as_one_dot_with_both_names():
+    book = Book(0.99, 0.95, 0.95, 0.9)
+    book.rows[2]["latency"][32] = dict(book.rows[1]["latency"][32])
+    book.rows[2]["latency"][32]["median"] *= 1.01
+    by_size, by_time = plot.pareto(book).axes
+    assert len(by_size.lines) == 4 and len(by_time.lines) == 3
+    assert sorted(t.get_text() for t in by_size.texts) == [f"model {i}" for i in range(4)]
+    assert sorted(t.get_text() for t in by_time.texts) == ["model 0", "model 1\n= model 2", "model 3"]
+
+
 def test_the_label_study_draws_a_dot_a_seed_and_the_mean():
     figure = plot.label_study({"a": [0.9, 0.92], "b": [0.5, 0.6]}, {"a": "first", "b": "second"})
     assert texts(figure) == ["91.0", "55.0"]

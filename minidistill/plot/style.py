@@ -47,25 +47,55 @@ def finish(figure, path):
     return figure
 
 
-def label_points(axis, x, y, names):
-    """Names beside the points, each at the nearest place where it covers no other name and no point."""
-    figure = axis.figure
-    figure.draw_without_rendering()
+DOT = 13  # points, the size of a dot
+
+
+def mark_points(axis, x, y, names, bars=None):
+    """A dot and a name for each point, the name at the nearest place where it covers no dot, no bar and no other name.
+
+    Points of which one would hide the other are one dot, with both names. The axis has its limits already.
+
+    Parameters
+    ----------
+    axis : Axes
+    x, y : ndarray, shape (N,)
+    names : list of str
+    bars : ndarray, shape (N, 2), optional
+        From where to where in x a bar is drawn through each point.
+    """
+    axis.figure.draw_without_rendering()
     points = axis.transData.transform(np.column_stack([x, y]))
-    taken = [(px - 9, py - 9, px + 9, py + 9) for px, py in points]
-    inside = axis.get_window_extent()
-    for i in np.argsort(-y):
-        for dx, dy, side in _places():
-            text = axis.annotate(names[i], (x[i], y[i]), xytext=(dx, dy), textcoords="offset points", ha=side, va="center",
-                                 fontsize=12, color=COLOURS[i % len(COLOURS)])  # fmt: skip
-            box = text.get_window_extent()
-            free = all(box.x1 < a or box.x0 > c or box.y1 < b or box.y0 > d for a, b, c, d in taken)
-            if free and box.x0 >= inside.x0 and box.x1 <= inside.x1:
-                break
-            text.remove()
-        else:
-            axis.annotate(names[i], (x[i], y[i]), xytext=(12, 0), textcoords="offset points", fontsize=12)
+    radius = DOT / 2 * axis.figure.dpi / 72
+    groups = []  # of indices; the dot is that of the first
+    for i in range(len(points)):
+        near = (group for group in groups if np.hypot(*(points[i] - points[group[0]])) < radius)
+        group = next(near, None)
+        groups.append([i]) if group is None else group.append(i)
+    taken = [(px - radius, py - radius, px + radius, py + radius) for px, py in points[[group[0] for group in groups]]]
+    for i, (low, high) in enumerate([] if bars is None else bars):
+        ends = axis.transData.transform([(low, y[i]), (high, y[i])])
+        taken.append((ends[0, 0] - 3, ends[0, 1] - 2, ends[1, 0] + 3, ends[1, 1] + 2))
+    for group in sorted(groups, key=lambda group: -y[group[0]]):
+        i = group[0]
+        colour = COLOURS[i % len(COLOURS)]
+        axis.plot(x[i], y[i], "o", ms=DOT, color=colour, mec="white", mew=1.5, zorder=3)
+        box = _label(axis, "\n= ".join(names[j] for j in group), (x[i], y[i]), colour, taken)
         taken.append((box.x0, box.y0, box.x1, box.y1))
+
+
+def _label(axis, name, point, colour, taken):
+    """Write a name where nothing is taken, else beside the point; returns the box it fills."""
+    inside = axis.get_window_extent()
+    for dx, dy, side in (*_places(), (12, 0, "left")):
+        text = axis.annotate(name, point, xytext=(dx, dy), textcoords="offset points", ha=side, va="center", fontsize=12,
+                             color=colour)  # fmt: skip
+        box = text.get_window_extent()
+        free = all(box.x1 < a or box.x0 > c or box.y1 < b or box.y0 > d for a, b, c, d in taken)
+        if free and inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1:
+            return box
+        text.remove()
+    axis.add_artist(text)
+    return box
 
 
 def _places():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..timing import Times
-from .style import COLOURS, GREY, finish, label_points, new_figure, plain_log_ticks
+from .style import GREY, finish, mark_points, new_figure, plain_log_ticks
 
 
 def pareto(ledger, path=None):
@@ -27,19 +27,21 @@ def pareto(ledger, path=None):
     y = np.array([row[quality] for row in rows]) * (100 if quality == "accuracy" else 1)
     size = np.array([row["file_bytes"] for row in rows]) / 1000
     times = [Times(**row["latency"][batch]) for row in rows]
-    for axis, x, label in ((axes[0], size, "file, kB"), (axes[1], np.array([t.median for t in times]) * 1e6,
-                                                         f"one prediction of {batch} samples, µs")):  # fmt: skip
-        for i in range(len(rows)):
-            axis.plot(x[i], y[i], "o", ms=13, color=COLOURS[i % len(COLOURS)], mec="white", mew=1.5, zorder=3)
+    seconds = np.array([t.median for t in times])
+    bars = 1e6 * np.array([(t.low, t.high) for t in times])
+    for axis, x, label in (
+        (axes[0], size, "file, kB"),
+        (axes[1], 1e6 * seconds, f"one prediction of {batch} samples, µs"),
+    ):
         axis.set_xscale("log")
         axis.set_xlim(x.min() / 1.5, x.max() * 1.5)
         plain_log_ticks(axis)
         axis.set_xlabel(label)
-    axes[1].errorbar([t.median * 1e6 for t in times], y, fmt="none", ecolor=GREY, lw=1.5, zorder=2,
-                     xerr=1e6 * np.array([[t.median - t.low, t.high - t.median] for t in times]).T)  # fmt: skip
+    axes[1].hlines(y, bars[:, 0], bars[:, 1], color=GREY, lw=1.5, zorder=2)
     axes[0].set_ylabel("test accuracy, %" if quality == "accuracy" else "test loss")
     room = max(0.2 * (y.max() - y.min()), 0.5 if quality == "accuracy" else 0.05 * abs(y.max()))
     axes[0].set_ylim(y.min() - room, min(y.max() + room, 100.5) if quality == "accuracy" else y.max() + room)
-    for axis, x in zip(axes, (size, np.array([t.median for t in times]) * 1e6)):
-        label_points(axis, x, y, [row["name"] for row in rows])
+    names = [row["name"] for row in rows]
+    mark_points(axes[0], size, y, names)
+    mark_points(axes[1], 1e6 * seconds, y, names, bars)
     return finish(figure, path)
