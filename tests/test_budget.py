@@ -8,6 +8,8 @@ import pytest
 import minidistill as md
 from minidistill import datasets, deploy, distill, nn, plot, prune, quantize
 from minidistill.deploy.knapsack import best_plans
+from minidistill.deploy.plans import Plan
+from minidistill.deploy.search import _least_damage
 from minidistill.ledger import file_bytes, memory_bytes
 
 SPARSITY = (0.3, 0.5, 0.7, 0.8, 0.9)
@@ -317,3 +319,10 @@ def test_bad_input_is_refused():
             deploy.fit_budget(model, budget, x, x)
     with pytest.raises(ValueError, match=r"tries = 0\.\nAt least one plan"):
         deploy.fit_budget(model, 10**6, x, x, tries=0)
+
+
+def test_of_damages_that_differ_by_rounding_the_smaller_plan_is_taken():
+    small, large = (Plan({}, size, 0.0, damage, None) for size, damage in ((100, 0.25), (200, 0.25 - 1e-9)))
+    better = Plan({}, 300, 0.0, 0.24, None)
+    assert _least_damage([small, large]) is small and _least_damage([small, large, better]) is better
+    assert _least_damage([Plan({}, 1, 0.0, 0.0, None), Plan({}, 2, 0.0, 0.0, None)]).bytes == 1

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import minidistill as md
+from minidistill import datasets, nn, quantize
 from minidistill.kernels import dequantize
 from minidistill.kernels import quantize as to_integers
-from minidistill.quantize.affine import activation_scale
+from minidistill.quantize.affine import activation_scale, least
 from minidistill.quantize.observers import (
     BINS,
     MSE,
@@ -405,3 +407,36 @@ def test_make_observer_knows_names_and_callables():
         with pytest.raises(ValueError, match="'minmax', 'moving_average', 'percentile', 'mse', 'entropy'") as caught:
             make_observer(unknown, "x")
         assert f"observer={unknown!r}" in str(caught.value) and str(caught.value).count("\n") == 2
+
+
+# ---- equal costs -----------------------------------------------------------------------------------------------------
+def test_of_costs_that_are_equal_up_to_rounding_the_first_is_the_least():
+    assert least([0.0, -4.4e-16], 1.0) == 0  # what a divergence of a narrow range came to
+    assert least([0.0, -1e-9], 1.0) == 1
+    assert least([5.0, 5.0 - 1e-12, 4.9], 100.0) == 2 and least([5.0, 5.0 - 1e-12], 100.0) == 0
+    assert least([np.inf, np.inf], 1.0) == 0 and least([np.inf, 3.0], 1.0) == 1 and least([np.nan, 3.0], 1.0) == 0
+    columns = np.array([[1.0, 0.0], [1.0 - 1e-15, -1e-15], [2.0, -1.0]])
+    assert least(columns, np.ones(2)).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("levels", [2, 5, 17, 200])
+def test_few_levels_that_a_range_holds_without_loss_are_all_kept(levels):
+    x = (np.random.default_rng(levels).integers(0, levels, 4000) / (levels - 1)).astype(np.float32)
+    assert seen(Entropy(), x).range() == (0, 1)
+
+
+def test_a_range_with_a_single_bin_in_it_is_no_perfect_match():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([np.full(100, 0.05), rng.uniform(0.5, 1, 1000)]).astype(np.float32)
+    observer = seen(Entropy(), x)
+    assert Entropy.cost(0.0, 0.3, *histogram(observer)) == np.inf
+    assert observer.range()[1] > 0.95  # 0.48, where 1 000 of 1 100 values are clipped, had cost 0
+
+
+def test_entropy_keeps_the_pixels_of_the_digits():
+    train, test = datasets.load_digits()
+    model = nn.Sequential(nn.Dense(64, 32, activation="relu"), nn.Dense(32, 10), rng=0)
+    md.fit(model, train, epochs=5, rng=0, progress=False)
+    made = quantize.post_training(model, train.x[:200], observer="entropy")
+    assert made.layers[0].input_scale[0] == np.float32(1 / 255)
+    assert md.evaluate(made, test)["accuracy"] > md.evaluate(model, test)["accuracy"] - 0.01

@@ -385,3 +385,18 @@ def test_layers_without_a_bias_and_layers_called_twice_are_corrected_too():
 def test_bias_correction_needs_data():
     with pytest.raises(ValueError, match=r"without calibration data.\nA mean is one over data"):
         quantize.post_training(trained()[0], mode="weight_only", bias_correction=True)
+
+
+def test_a_gain_that_is_rounding_alone_does_not_move_weights_from_the_nearest():
+    """Of two inputs that are one, the second can undo a step of the first: no output changes."""
+    rng = np.random.default_rng(0)
+    x = np.repeat(rng.normal(size=(50, 1)), 2, axis=1).astype(np.float32)
+    weight, scale = rng.uniform(-4, 4, (2, 200)).astype(np.float32), np.ones(200, np.float32)
+
+    class Other(quantize.rounding.LeastError):
+        def _round(self, weight, scale, limit):
+            return np.rint(weight).astype(np.int8) + np.array([[1], [-1]], np.int8)
+
+    rounding = Other("a test")
+    rounding.see(x)
+    assert np.array_equal(rounding.integers(weight, scale, 7), np.rint(weight))

@@ -14,6 +14,7 @@ from ..explain import Table
 from ..ledger import file_bytes, memory_bytes
 from ..nn import Sequential
 from ..nn.forward_only import replaceable
+from ..quantize.affine import least
 from .knapsack import best_plans
 from .plans import Front, Plan, Point
 
@@ -111,7 +112,7 @@ class Sensitivity:
         searched = []
         for budget in sorted({low, *between, *marks}):
             plan = self._best(max(budget, low), tries)
-            if not searched or plan.damage < searched[-1].damage:
+            if not searched or _least_damage([searched[-1], plan]) is plan:
                 searched = [*(found for found in searched if found.bytes < plan.bytes), plan]
 
         def point(plan, name):
@@ -135,7 +136,7 @@ class Sensitivity:
         if not fitting:
             fitting = [self._tried(self._plans(1)[0])]
             _check_reached(max_bytes, fitting[0].bytes, self.count)
-        return min(fitting, key=lambda plan: (plan.damage, plan.bytes))
+        return _least_damage(sorted(fitting, key=lambda plan: plan.bytes))
 
     def _plans(self, keep):
         """The plans that may be best under some budget, ascending in bytes."""
@@ -185,6 +186,12 @@ class Sensitivity:
             lines.append(f"{path:<{wide}}  {weights:>10}" + _cells([f"{c.damage:.3g}" for c in rows], widths))
             lines.append(f"{'':<{wide}}  {'':>10}" + _cells([f"{c.bytes:,} B" for c in rows], widths))
         return str(Table("\n".join(lines)))
+
+
+def _least_damage(plans):
+    """The plan of least damage; of damages that are equal up to the rounding of float32 answers, the first."""
+    damages = [plan.damage for plan in plans]
+    return plans[least(damages, np.abs(damages).max(), 1e-6)]
 
 
 def _cells(texts, widths):

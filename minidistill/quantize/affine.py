@@ -142,6 +142,28 @@ def nearest(weight, scale, limit):
     return quantize(weight.reshape(-1), each.reshape(-1), 0, -limit, limit).reshape(weight.shape)
 
 
+def least(costs, size, rounding=1e-12):
+    """Position of the least cost along the first axis; of those that are equal up to rounding, the first.
+
+    A search puts what clips least first: a cost of -4e-16 says no more than one of 0, and must not win over it.
+
+    Parameters
+    ----------
+    costs : array_like, shape (C, ...)
+        NaN, in any of them, leaves the first.
+    size : float, or ndarray of shape (...)
+        What the costs are sums or differences of: rounding is a part of that, and not of a cost near 0.
+    rounding : float
+        Which part. The default is that of long sums in float64.
+
+    Returns
+    -------
+    ndarray of int, shape (...)
+    """
+    costs = np.asarray(costs, np.float64)
+    return np.argmax(costs <= costs.min(axis=0) + rounding * size, axis=0)
+
+
 def check_clip(clip):
     """Return ``clip``, or refuse it."""
     if clip not in ("max", "mse"):
@@ -155,13 +177,13 @@ def check_clip(clip):
 def _least_error(weight, scales, limit, per_channel):
     """By which factor of at most 1 each column's scale (or that of all) has the least squared error, float32 (M,)."""
     scales = np.where(scales > 0, scales, np.float32(1))
-    best, least = np.ones_like(scales), np.full(scales.shape, np.inf)
-    for factor in np.linspace(1, 0.2, 40, dtype=np.float32):
-        step = np.maximum(scales * factor, SMALLEST)
-        errors = np.square(nearest(weight, step, limit) * step - weight).sum(axis=0, dtype=np.float64)
-        errors = errors if per_channel else np.full_like(errors, errors.sum())
-        best, least = np.where(errors < least, factor, best), np.minimum(errors, least)
-    return best
+    factors, errors = np.linspace(1, 0.2, 40, dtype=np.float32), []
+    for step in (np.maximum(scales * factor, SMALLEST) for factor in factors):
+        errors.append(np.square(nearest(weight, step, limit) * step - weight).sum(axis=0, dtype=np.float64))
+    errors, size = np.array(errors), np.square(weight, dtype=np.float64).sum(axis=0)
+    if not per_channel:
+        errors, size = np.broadcast_to(errors.sum(axis=1, keepdims=True), errors.shape), size.sum()
+    return factors[least(errors, size)]
 
 
 def row_scales(table, bits=8):

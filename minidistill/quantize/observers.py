@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..kernels import quantize
-from .affine import ACTIVATION_MAX, activation_scale
+from .affine import ACTIVATION_MAX, activation_scale, least
 
 BINS = 8192  # 4096 to 8192 span the range seen: 16 to 32 for each of the 256 levels (Migacz 2017 has 16)
 SMALLEST_STEP = float(np.finfo(np.float32).smallest_subnormal)  # no range of float32 but 0..0 is narrower
@@ -202,7 +202,7 @@ class Percentile(HistogramObserver):
 
 
 class LeastCost(HistogramObserver):
-    """The range of least `cost`, a function of a range and of the histogram.
+    """The range of least `cost`, a function of a range and of the histogram; of equal costs (`least`), the widest.
 
     First both ends are cut at the same distance from 0; then both, the lower and the upper are moved in turn, on ever
     finer grids around the best. Given up: every pair of ends. The tests compare with those. Zeros do not count.
@@ -213,22 +213,21 @@ class LeastCost(HistogramObserver):
         left, right, counts = self.bins()
         some = (left != 0) | (right != 0)
         centres, counts = ((left + right) / 2)[some], counts[some]
-        best = self.cost(low, high, centres, counts), low, high
+        tried, size = [(self.cost(low, high, centres, counts), low, high)], self.size(centres, counts)
         narrowest = (ACTIVATION_MAX + 1) * 2.0**self.exponent  # below, a step would be finer than a bin
 
-        def improve(ranges):
-            nonlocal best
-            for a, b in ranges:
-                if b - a >= narrowest and (cost := self.cost(a, b, centres, counts)) < best[0]:
-                    best = cost, a, b
+        def best_with(ranges):
+            tried.extend((self.cost(a, b, centres, counts), a, b) for a, b in ranges if b - a >= narrowest)
+            tried.sort(key=lambda one: one[1] - one[2])  # the widest first
+            return tried[least([cost for cost, _, _ in tried], size)][1:]
 
         reach = max(-low, high)
-        improve([(max(low, -reach * t), min(high, reach * t)) for t in np.geomspace(1, 1 / 32, 48)])
+        a, b = best_with([(max(low, -reach * t), min(high, reach * t)) for t in np.geomspace(1, 1 / 32, 48)])
         for most, steps in ((64, 96), (1.1, 20), (1.02, 20)):
             for i, j in ((1, 1), (1, 0), (0, 1)):
                 factors = np.geomspace(most, 1 / most, steps)
-                improve([(max(low, best[1] * t**i), min(high, best[2] * t**j)) for t in factors])
-        return float(best[1]), float(best[2])
+                a, b = best_with([(max(low, a * t**i), min(high, b * t**j)) for t in factors])
+        return float(a), float(b)
 
 
 class MSE(LeastCost):
@@ -242,6 +241,11 @@ class MSE(LeastCost):
         q = quantize(centres.astype(np.float32), scale, zero_point, 0, ACTIVATION_MAX)
         # In float64, since 255 steps may be more than float32 holds, and so may squares.
         return float(np.vdot(counts, ((q.astype(np.float64) - zero_point) * float(scale) - centres) ** 2))
+
+    @staticmethod
+    def size(centres, counts):
+        """The cost of a range that holds nothing but 0."""
+        return float(counts @ centres**2)
 
 
 class Entropy(LeastCost):
@@ -260,9 +264,9 @@ class Entropy(LeastCost):
 
     @staticmethod
     def cost(low, high, centres, counts):
-        """KL(P ‖ Q) in nats; infinite if nothing lies within the range."""
+        """KL(P ‖ Q) in nats; infinite if nothing lies within the range, or a single bin of several: that equals itself."""
         start, stop = np.searchsorted(centres, low), np.searchsorted(centres, high, side="right")
-        if start == stop:
+        if stop - start < (2 if len(centres) > 1 else 1):
             return np.inf
         scale, zero_point = activation_scale(low, high)
         level = quantize(centres[start:stop].astype(np.float32), scale, zero_point, 0, ACTIVATION_MAX)
@@ -272,6 +276,11 @@ class Entropy(LeastCost):
         p[0] += counts[:start].sum()
         p[-1] += counts[stop:].sum()
         return float(np.vdot(p, np.log(p / q))) / p.sum() + np.log(q.sum() / p.sum())
+
+    @staticmethod
+    def size(centres, counts):
+        """A nat."""
+        return 1.0
 
 
 OBSERVERS = {

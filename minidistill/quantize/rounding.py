@@ -26,7 +26,7 @@ from ..kernels import matmul, product
 from ..kernels.blas import OneBlasThread
 from ..nn.hessian import Hessian, walk
 from ..optim import Adam
-from .affine import nearest
+from .affine import least, nearest
 
 
 class Nearest:
@@ -83,10 +83,14 @@ class LeastError(Nearest):
                 'Calibrate with samples that pass through every layer, or write rounding="nearest".'
             )
         plain, scale = nearest(weight, scale, limit), np.broadcast_to(np.asarray(scale, np.float32), weight.shape)
+        weight = np.asarray(weight, np.float64)
         with OneBlasThread():
-            found = self._round(np.asarray(weight, np.float64), scale, limit)
-            errors = [output_errors(self.hessian.value, weight - q * scale) for q in (found, plain)]
-        return np.where(errors[0] < errors[1], found, plain)
+            found = self._round(weight, scale, limit)
+            changes = [weight - q * scale.astype(np.float64) for q in (plain, found)]
+            errors = [output_errors(self.hessian.value, change) for change in changes]
+        # No error is larger: |H_ij| <= sqrt(H_ii H_jj). In directions that no input has, errors are rounding alone.
+        size = (np.abs(changes) * np.sqrt(self.hessian.value.diagonal())[:, None]).sum(axis=1).max(axis=0) ** 2
+        return np.where(least(errors, size) == 1, found, plain)
 
 
 class GPTQ(LeastError):
