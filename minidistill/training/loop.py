@@ -26,8 +26,8 @@ from .callbacks import as_callbacks
 from .checkpoint import load_checkpoint
 from .history import History
 from .inference import check_model, check_targets, judge, predict
-from .metrics import find_metrics
 from .interrupts import Interrupts
+from .metrics import find_metrics
 from .precision import Arithmetic
 from .progress import Progress
 from .returned import one_number, one_output
