@@ -222,6 +222,17 @@ def damaged(arrays):
     yield "too many classes", arrays | {"classes": np.array([10**9])}
     yield "no rows", {k: v[:0] if k in ("keys", "index", "top", "rest") else v for k, v in arrays.items()}
     yield "keys of another kind", arrays | {"keys": arrays["keys"].astype(np.int64)}
+    yield "keys in a table", arrays | {"keys": arrays["keys"][:, None]}
+    yield "one key without an axis", arrays | {"keys": arrays["keys"][0]}
+    for kind in ("U2", "S2", float, bool):
+        yield f"classes as {kind}", arrays | {"classes": arrays["classes"].astype(kind)}
+    for name in ("top", "rest"):
+        for value in (np.nan, np.inf):
+            answers = arrays[name].copy()
+            answers.reshape(-1)[-1] = value
+            yield f"{value} in {name}", arrays | {name: answers}
+        yield f"{name} that float32 cannot hold", arrays | {name: np.full(arrays[name].shape, 1e300)}
+        yield f"{name} as text", arrays | {name: arrays[name].astype("U8")}
 
 
 def test_a_bad_file_is_refused(teacher, digits, tmp_path):
@@ -234,6 +245,20 @@ def test_a_bad_file_is_refused(teacher, digits, tmp_path):
         with pytest.raises(FileFormatError, match=r"bad\.npz"):
             distill.TeacherCache.load(tmp_path / "bad.npz")
             pytest.fail(name)
+    all_logits = distill.TeacherCache(teacher, digits)
+    all_logits._arrays["logits"][7, 3] = np.nan
+    all_logits.save(tmp_path / "nan.npz")
+    with pytest.raises(FileFormatError, match=r"nan\.npz"):
+        distill.TeacherCache.load(tmp_path / "nan.npz")
     md.save(teacher, tmp_path / "model.npz")
     with pytest.raises(FileFormatError, match="no teacher cache"):
         train(teacher, digits, cache=tmp_path / "model.npz")
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e3])
+def test_answers_that_are_none_are_not_those_of_the_teacher(teacher, digits, wrong):
+    cache = distill.TeacherCache(teacher, digits)
+    cache.check(teacher, digits)
+    cache._arrays["logits"][3, 2] = wrong
+    with pytest.raises(ValueError, match="its answers are not"):
+        cache.check(teacher, digits)

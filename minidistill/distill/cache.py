@@ -115,7 +115,7 @@ class TeacherCache:
         if data is not None and "logits" in self._arrays:
             few = data[:8]
             said, kept = predict(teacher, few), self.answers(few)
-            if np.abs(said - kept).max() > 2e-3 * np.abs(said).max():  # float16 keeps three digits
+            if not np.abs(said - kept).max() <= 2e-3 * np.abs(said).max():  # float16 keeps three digits; NaN is no less
                 raise ValueError(
                     f"a TeacherCache of another teacher was given with this {type(teacher).__name__}.\nIts weights "
                     "are those that answered, but its answers are not.\nMake a cache of this teacher: "
@@ -221,7 +221,7 @@ def _text(text):
 
 
 def _checked(path, arrays):
-    """The arrays of a cache, if they are one: the right names, as many rows each, classes in range."""
+    """The arrays of a cache, if they are one: the right names, as many rows each, finite answers, classes in range."""
     names = {"format", "teacher", "keys"}
     kinds = (names | {"logits"}, names | {"index", "top", "rest", "classes"})
     if arrays.keys() not in kinds or arrays["format"].tobytes() != _FORMAT.encode():
@@ -229,11 +229,16 @@ def _checked(path, arrays):
     rows = {name: array.shape[:1] for name, array in arrays.items() if name not in ("format", "teacher", "classes")}
     kept = [arrays[name] for name in ("logits", "top", "rest") if name in arrays]
     keys = arrays["keys"]
-    fine = len(set(rows.values())) == 1 and len(keys) > 0 and keys.dtype == np.uint64
-    fine = fine and all(array.dtype.kind == "f" for array in kept)
+    fine = len(set(rows.values())) == 1 and keys.ndim == 1 and len(keys) > 0 and keys.dtype == np.uint64
+    fine = fine and all(array.dtype in (np.float32, np.float16) and np.isfinite(array).all() for array in kept)
     if fine and "index" in arrays:
         index, classes = arrays["index"], arrays["classes"]
-        fine = index.dtype.kind == "u" and classes.shape == (1,) and index.shape == arrays["top"].shape
+        fine = (
+            index.dtype.kind == "u"
+            and classes.dtype.kind in "iu"
+            and classes.shape == (1,)
+            and index.shape == arrays["top"].shape
+        )
         fine = fine and index.ndim == 2 and index.size > 0 and arrays["rest"].shape == index.shape[:1]
         fine = fine and index.max() < classes[0] <= np.iinfo(index.dtype).max + 1
     if not fine:
