@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -156,6 +158,65 @@ print(kernels.erf(np.array([np.inf]))[0])
 """
     nowhere = {name: str(blocked / "x") for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA")}
     assert run_python(code, tmp_path, PYTHONDONTWRITEBYTECODE="1", **nowhere) == ["no", "cache", "1.0"]
+    assert not list(tmp_path.rglob("*.nb[ci]"))
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """Makes a kernel of one line anew, as each process does; its cache lies in `tmp_path`."""
+    monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "tiny.py").write_text("def tiny(a):\n    return a + 1\n")
+    specification = importlib.util.spec_from_file_location("tiny", tmp_path / "tiny.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return lambda: _jit.kernel(module.tiny)
+
+
+def calls(kernel):
+    """What it gives for 2, and how much of it came from the cache."""
+    return kernel(2.0), sum(kernel.stats.cache_hits.values())
+
+
+@jit_only
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+@pytest.mark.parametrize("part", ["nothing", "a byte", "ten", "half", "all but one", "noise"])
+def test_a_damaged_file_of_the_cache_is_named_removed_and_made_again(tiny, tmp_path, suffix, part):
+    """Emptied, truncated or overwritten: the next run says so and computes; the one after it finds all in order."""
+    assert calls(tiny()) == (3.0, 0) and calls(tiny()) == (3.0, 1)
+    (damaged,) = tmp_path.rglob(f"*.{suffix}")
+    whole = damaged.read_bytes()
+    length = {"nothing": 0, "a byte": 1, "ten": 10, "half": len(whole) // 2, "all but one": len(whole) - 1}.get(part)
+    damaged.write_bytes(b"\x93noise" * 50 if length is None else whole[:length])
+    told = f"Numba's cache: {re.escape(str(damaged))} is damaged .*\nIt was removed, and is compiled again."
+    with pytest.warns(RuntimeWarning, match=told) as warned:
+        assert calls(tiny()) == (3.0, 0)
+    assert len(warned) == 1 and calls(tiny()) == (3.0, 1)
+
+
+@jit_only
+def test_a_cache_that_takes_nothing_is_told_and_kernels_run(tiny, tmp_path, monkeypatch):
+    """A disk that fills up after Numba has chosen its folder."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile._save_data", full)
+    with pytest.warns(
+        RuntimeWarning, match="takes no compiled code .No space left on device.*\n.*anew in each process"
+    ):
+        assert calls(tiny()) == (3.0, 0)
+    assert not list(tmp_path.rglob("*.nbc"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere paths are Unicode, whatever the locale")
+def test_a_path_that_the_locale_cannot_write_runs_uncached(tmp_path):
+    """LC_ALL=C, UTF-8 mode off: Numba cannot hash a folder with an umlaut to name its cache."""
+    root = tmp_path / "Schüler"
+    shutil.copytree(PACKAGE / "kernels", root / "minidistill" / "kernels", ignore=lambda *_: ["__pycache__"])
+    (root / "minidistill" / "__init__.py").touch()
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    code = "import numpy as np; from minidistill import kernels; print(kernels.erf(np.array([np.inf]))[0])"
+    assert run_python(code, root, **plain) == ["1.0"]
     assert not list(tmp_path.rglob("*.nb[ci]"))
 
 

@@ -240,6 +240,53 @@ def test_one_call_sets_blas_too_and_no_environment_variable():
     assert dict(os.environ) == environment
 
 
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+@pytest.mark.parametrize("started", [0, 1])
+def test_where_no_thread_can_be_started_the_others_do_the_work(monkeypatch, error, started):
+    start, tries = threading.Thread.start, []
+
+    def limited(thread):
+        tries.append(thread)
+        if len(tries) > started:
+            raise error
+        start(thread)
+
+    md.set_threads(1)
+    md.set_threads(3)
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    for _ in range(3):
+        rows = []
+        pool.split(lambda rows, lo, hi: rows.append((lo, hi)), (rows,), 6)
+        assert sorted(rows) == [(0, 6)] if not started else [(0, 3), (3, 6)]
+    assert len(tries) == started + 1 and md.get_threads() == started + 1  # it does not try again at every call
+    monkeypatch.undo()
+    md.set_threads(3)  # asked to, it does
+    rows = []
+    pool.split(lambda lo, hi: rows.append((lo, hi)), (), 6)
+    assert sorted(rows) == [(0, 2), (2, 4), (4, 6)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_NPROC counts threads on Linux")
+def test_training_under_a_limit_of_threads():
+    """As under ``ulimit -u``; root has no such limit, so the process becomes nobody."""
+    code = """
+import os, resource, sys
+import numpy as np
+import minidistill as md
+a = np.arange(250_000, dtype=np.float32).reshape(500, 500) % 7
+expected = a.astype(np.int64) @ a.astype(np.int64)
+md.set_threads(2)
+md.kernels.product(a[:10], a)  # BLAS has its threads by now
+if os.getuid() == 0:
+    os.setuid(65534)
+resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+print((md.kernels.product(a, a) == expected).all(), md.get_threads())
+"""
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
+    assert done.stdout.split() == ["True", "1"], done.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_has_a_pool_of_its_own():

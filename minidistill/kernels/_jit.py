@@ -4,7 +4,8 @@ Read `reference/` first: it says *what* the kernels compute. This file says *how
 
 - **lazily**: no signatures are given, so a kernel compiles on its first call and importing compiles nothing;
 - **cached on disk**, beside the source or in `NUMBA_CACHE_DIR`, so the second run of a program compiles
-  nothing either. Where no such directory is writable the kernel is compiled anew in each process;
+  nothing either. Where no such directory is writable the kernel is compiled anew in each process, and a
+  damaged file is named, removed and made again;
 - **`nogil`**, and serial: no `parallel=True`. Whoever wants threads splits the rows, a call for each range;
 - **`error_model="numpy"`**: x / 0 is inf as in NumPy. Python's model would raise, and that branch inside a
   loop keeps the compiler from using vector instructions;
@@ -22,13 +23,33 @@ That is why a kernel and all jitted code that it calls share one file, and why e
 
 from __future__ import annotations
 
+import os
+import pickle
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 
 import numba
 import numpy as np
+from numba.core.caching import FunctionCache
 
 #: False under `NUMBA_DISABLE_JIT=1`: then the package runs on `reference/`, for a debugger to step through.
 JIT_ENABLED: bool = not numba.config.DISABLE_JIT
+
+# All that reading a damaged pickle can raise, and writing a file.
+_DAMAGE = (
+    pickle.PickleError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def kernel(function: Callable) -> Callable:
@@ -43,10 +64,48 @@ def exact_kernel(function: Callable) -> Callable:
 
 def _compile(function: Callable, fastmath: set[str] | bool) -> Callable:
     options = {"nogil": True, "error_model": "numpy", "boundscheck": False, "fastmath": fastmath}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # Numba found no directory that it could write its cache to
-        return numba.njit(cache=False, **options)(function)
+    compiled = numba.njit(**options)(function)
+    if JIT_ENABLED:
+        # Uncached where Numba finds no directory that it can write to, or none whose name it can write (LC_ALL=C).
+        with suppress(RuntimeError, UnicodeError):
+            compiled._cache = _Cache(function)  # what njit(cache=True) does, with our class
+    return compiled
+
+
+class _Cache(FunctionCache):
+    """Numba's cache of one kernel, for which a damaged file or a full disk is a warning, never an error."""
+
+    def load_overload(self, sig, target_context):
+        """The compiled code, or None: then Numba compiles."""
+        try:
+            return super().load_overload(sig, target_context)
+        except _DAMAGE as error:
+            path = self._damaged_file(sig, target_context)
+            with suppress(OSError):
+                os.unlink(path)
+            self._warn(f"{path} is damaged ({type(error).__name__})", "It was removed, and is compiled again")
+            return None
+
+    def save_overload(self, sig, data):
+        """Keep the compiled code, if that is possible."""
+        try:
+            super().save_overload(sig, data)
+        except _DAMAGE as error:
+            told = getattr(error, "strerror", None) or type(error).__name__
+            self._warn(f"{self.cache_path} takes no compiled code ({told})", "It is compiled anew in each process")
+
+    def _damaged_file(self, sig, target_context):
+        """The file of the code if the index can be read, else the index."""
+        files = self._cache_file
+        try:
+            return files._data_path(files._load_index()[self._index_key(sig, target_context.codegen())])
+        except _DAMAGE:
+            return files._index_path
+
+    @staticmethod
+    def _warn(what, then):
+        advice = "Free some space, or set NUMBA_CACHE_DIR to another folder, if this comes again"
+        warnings.warn(f"Numba's cache: {what}.\n{then}.\n{advice}.", RuntimeWarning, stacklevel=2)
 
 
 def is_ready(array: np.ndarray) -> bool:

@@ -11,7 +11,8 @@ OpenMP kills a forked child. A worker here watches for work for a tenth of a mil
 threads only above a size at which this is little.
 
 Read ``_jit.py`` before this file. Given up for simplicity: no queue that workers share, and no stealing. A caller who finds
-the pool busy (another Python thread uses it) runs alone, and so does a kernel that was called from inside a worker.
+the pool busy (another Python thread uses it) runs alone, and so does a kernel that was called from inside a worker, and
+everyone where the system lets no thread be started.
 """
 
 from __future__ import annotations
@@ -93,11 +94,19 @@ class _Pool:
             function(*arguments, 0, rows)
             return
         try:
-            while len(self.workers) < self.threads - 1:
-                self.workers.append(_Worker())
+            if len(self.workers) < self.threads - 1:
+                self._hire()
             self._split(function, arguments, rows)
         finally:
             self.in_use.release()
+
+    def _hire(self):
+        """Start the workers; where no more threads can be had, those that there are must do."""
+        try:
+            while len(self.workers) < self.threads - 1:
+                self.workers.append(_Worker())
+        except (RuntimeError, MemoryError):  # a limit of the system (ulimit -u), or the interpreter is about to end
+            self.threads = len(self.workers) + 1
 
     def _split(self, function, arguments, rows):
         count = min(self.threads, rows)
