@@ -110,6 +110,26 @@ def instance(who, name, value, kind, meaning, advice):
     return value
 
 
+def dtype(who, name, value):
+    """A kind of numbers, as NumPy's dtype.
+
+    Parameters
+    ----------
+    who, name, value
+        As in `number`.
+
+    Raises
+    ------
+    TypeError
+    """
+    try:
+        return np.dtype(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            _text(who, name, _short(value), "It is a kind of numbers.", f"Write {name}=np.float32.")
+        ) from error
+
+
 def finite(who, name, array, advice):
     """An array without NaN and infinity.
 

@@ -30,6 +30,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from . import checks
+
 CHUNK = 2**20  # bytes read at a time
 ABANDONED = 3600  # seconds: a temporary file that nobody has written to for so long is of a killed process
 SMALL_ARCHIVE = 64 * 2**20  # archives that unpack to no more than this are not suspected of being bombs
@@ -71,6 +73,7 @@ def bad_file(path: str | os.PathLike, rule: str, remedy: str) -> FileFormatError
 
 def as_path(path: str | os.PathLike) -> Path:
     """`path` as a Path, a leading ``~`` read as the home folder. A shell does so; Python alone makes a folder named so."""
+    checks.instance("a file", "path", path, (str, os.PathLike), "the path of a file", 'Write "model.npz".')
     return Path(os.path.expanduser(path))
 
 

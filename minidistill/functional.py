@@ -61,6 +61,12 @@ def value_and_grad(fn):
         If a leaf of the first argument is not floating, or the value is not a scalar that depends on it.
     """
 
+    if not callable(fn):
+        raise TypeError(
+            f"md.grad got {fn!r} as the function.\nIt differentiates a function, by its first argument.\n"
+            "Write md.grad(loss)(params, x, y): the function first, its arguments after."
+        )
+
     @functools.wraps(fn)
     def wrapped(params, *args, **kwargs):
         tensors = [_leaf(leaf) for leaf in flatten(params)]

@@ -43,11 +43,8 @@ def cross_entropy(logits, target, label_smoothing=0.0):
         or the logits are the output of a softmax.
     """
     logits = check_logits("cross_entropy", logits)
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(
-            f"cross_entropy got label_smoothing = {label_smoothing}.\nIt is the fraction that all classes share, in [0, 1]."
-            "\nA usual value is 0.1."
-        )
+    meaning = "the fraction that all classes share"
+    checks.number("cross_entropy", "label_smoothing", label_smoothing, "[0, 1]", meaning, 0.1)
     return ops.softmax_cross_entropy(logits, check_target("cross_entropy", logits, target), float(label_smoothing))
 
 
@@ -160,11 +157,9 @@ def huber(prediction, target, delta=1.0):
     ValueError
         As `mse`, and if delta is not positive.
     """
-    if not delta > 0:
-        raise ValueError(
-            f"huber got delta = {delta}.\nIt is the error at which the loss turns from quadratic to linear, and positive.\n"
-            "Write delta=1.0 for targets of unit scale."
-        )
+    checks.number(
+        "huber", "delta", delta, "(0, inf]", "the error at which the loss turns from quadratic to linear", 1.0
+    )
     prediction, target = _checked("huber", prediction, target)
     size = ops.absolute(prediction - target)
     quadratic = ops.clip(size, high=delta)

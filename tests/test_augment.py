@@ -70,5 +70,5 @@ def test_bad_shifts():
     with raises(ValueError, r"images of shape \(3, 63\).*\(N, 64\) or \(N, 8, 8\)"):
         shift(np.ones((3, 63)), 8, 8)
     for m in (-1, 8):
-        with raises(ValueError, f"max_pixels={m}"):
+        with raises(ValueError, f"max_pixels ?= ?{m}"):
             shift(np.ones((3, 64)), 8, 8, m)

@@ -111,7 +111,7 @@ def test_options_out_of_range(logits, ids):
             cross_entropy, logits, ids, f"label_smoothing = {smoothing}", "[0, 1]", "0.1", label_smoothing=smoothing
         )
     for delta in (0.0, -1.0, np.nan):
-        refused(huber, logits, logits, f"delta = {delta}", "positive", "delta=1.0", delta=delta)
+        refused(huber, logits, logits, f"delta = {delta}", "(0, inf]", "delta=1.0", delta=delta)
 
 
 def test_a_softmax_before_the_softmax_is_refused(ids, rng):

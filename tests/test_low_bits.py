@@ -282,10 +282,10 @@ def test_rows_of_a_table_in_few_bits_are_within_half_a_step(bits, tmp_path):
 
 
 @pytest.mark.parametrize(("options", "text"), [
-    ({"bits": 1}, "2 to 8, a whole number"),
-    ({"bits": 9}, "2 to 8, a whole number"),
-    ({"bits": 4.0}, "2 to 8, a whole number"),
-    ({"bits": {"0": 16}}, "2 to 8, a whole number"),
+    ({"bits": 1}, "a whole number of bits, 2 to 8"),
+    ({"bits": 9}, "a whole number of bits, 2 to 8"),
+    ({"bits": 4.0}, "a whole number of bits, 2 to 8"),
+    ({"bits": {"0": 16}}, "a whole number of bits, 2 to 8"),
     ({"bits": {"7": 4}}, "The Dense layers of this model: '0', '1'"),
     ({"group": 48}, "multiple of 32"),
     ({"group": 0}, "multiple of 32"),

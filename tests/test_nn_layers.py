@@ -82,9 +82,9 @@ ERRORS = {
     "no features": (
         lambda: nn.Dense(0, 3),
         ValueError,
-        "Dense(0, 3) was asked for.",
-        "Both numbers of features are at least 1.",
-        "The first is the length of an input row, the second of an output row.",
+        "Dense got in_features = 0.",
+        "It is the length of an input row, in [1, inf).",
+        "Write in_features=64.",
     ),
     "activation": (
         lambda: nn.Dense(2, 3, activation="Relu"),
@@ -131,16 +131,16 @@ ERRORS = {
     "empty table": (
         lambda: nn.Embedding(5, 0),
         ValueError,
-        "Embedding(5, 0) was asked for.",
-        "Both numbers are at least 1.",
-        "The first is the number of ids, the second the length of each vector.",
+        "Embedding got embedding_dim = 0.",
+        "It is the length of each vector, in [1, inf).",
+        "Write embedding_dim=16.",
     ),
     "dropout": (
         lambda: nn.Dropout(20),
         ValueError,
-        "Dropout(20) was asked for.",
-        "The rate is the fraction that is dropped, in [0, 1).",
-        "To drop a fifth of the elements, write Dropout(0.2).",
+        "Dropout got rate = 20.",
+        "It is the fraction that is dropped, in [0, 1).",
+        "Write rate=0.2.",
     ),
     "no layer": (
         lambda: nn.Sequential(nn.Dense(2, 2), np.tanh),
@@ -160,8 +160,8 @@ ERRORS = {
         lambda: nn.MaxNorm(0),
         ValueError,
         "MaxNorm got limit = 0.",
-        "A norm's limit is positive.",
-        "Usual values are 2 to 4: MaxNorm(3.0).",
+        "It is the largest norm, in (0, inf].",
+        "Write limit=3.0.",
     ),
 }
 
@@ -176,7 +176,7 @@ def test_error(case):
 
 def test_dropout_rates_are_checked_and_its_mean_is_kept():
     for rate in (1.0, -0.1, math.nan):
-        with pytest.raises(ValueError, match=re.escape(f"Dropout({rate}) was asked for.")):
+        with pytest.raises(ValueError, match=re.escape(f"Dropout got rate = {rate}.")):
             nn.Dropout(rate)
     drop, n = nn.Dropout(0.2, rng=0), 200_000
     out = drop(np.ones(n, np.float32)).data

@@ -59,5 +59,8 @@ def test_ratings_are_seeded():
     ],
 )
 def test_bad_ratings(bad):
-    with raises(ValueError, "Counts are at least 1, noise is at least 0, observations at most the"):
+    (name, value), large = *bad.items(), bad == {"observations": 13}
+    with raises(
+        ValueError, "observations are at most the 12 pairs" if large else rf"got {name} = {value}\..*Write {name}="
+    ):
         make_ratings(**{"users": 3, "items": 4, "rank": 1, "observations": 5, **bad})

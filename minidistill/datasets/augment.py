@@ -42,6 +42,9 @@ def shift(
     ValueError
         If the shape does not fit or `max_pixels` is out of range.
     """
+    for name, value in (("height", height), ("width", width)):
+        checks.whole("shift()", name, value, "[1, inf)", "the pixels of an image on that side", 28)
+    checks.whole("shift()", "max_pixels", max_pixels, "[0, inf)", "the largest shift", 1)
     images = checks.array("shift()", "images", images)
     if images.shape[1:] not in [(height * width,), (height, width)]:
         raise ValueError(

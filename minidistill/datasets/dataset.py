@@ -62,7 +62,7 @@ class Dataset:
     """
 
     def __init__(self, x, y=None, dtype=np.float32):
-        if dtype is not None and np.dtype(dtype).kind != "f":
+        if dtype is not None and checks.dtype("Dataset()", "dtype", dtype).kind != "f":
             raise TypeError(
                 f"Dataset() got dtype={dtype!r}.\n"
                 "It is what floating arrays are cast to: a floating type or None.\n"

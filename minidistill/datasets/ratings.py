@@ -67,11 +67,13 @@ def make_ratings(
     ValueError
         If a number is below 1, `observations` exceeds the table, or `noise` is negative or not finite.
     """
-    if min(users, items, rank, observations) < 1 or observations > users * items or not 0 <= noise < np.inf:
+    for name, value in (("users", users), ("items", items), ("rank", rank), ("observations", observations)):
+        checks.whole("make_ratings()", name, value, "[1, inf)", "a count", 100)
+    checks.number("make_ratings()", "noise", noise, "[0, inf)", "a standard deviation", 0.1)
+    if observations > users * items:
         raise ValueError(
-            f"make_ratings() got {users} users, {items} items, rank {rank}, {observations} observations, "
-            f"noise {noise}.\n"
-            f"Counts are at least 1, noise is at least 0, observations at most the {users * items} pairs.\n"
+            f"make_ratings() got {users} users, {items} items and {observations} observations.\n"
+            f"All are different: observations are at most the {users * items} pairs.\n"
             "Ask for fewer observations or a larger table."
         )
     rng = checks.generator("make_ratings()", rng)

@@ -12,6 +12,7 @@ import hashlib
 
 import numpy as np
 
+from .. import checks
 from ..files import as_path, bad_file, read_npz, require_file, write_npz
 from ..training import predict
 from .settings import check_settings
@@ -43,7 +44,7 @@ class TeacherCache:
     def __init__(self, teacher, data, dtype=np.float32, top_k=None, temperature=4.0):
         check_settings(temperature)
         logits = predict(teacher, data)
-        if np.dtype(dtype) not in (np.float32, np.float16):
+        if checks.dtype("TeacherCache", "dtype", dtype) not in (np.float32, np.float16):
             raise TypeError(
                 f"TeacherCache got dtype = {np.dtype(dtype).name}.\nAnswers are kept as float32 or float16.\n"
                 "Write dtype=np.float16 for half the bytes."

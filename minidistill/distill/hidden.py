@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import losses, ops
+from .. import checks, losses, ops
 from ..nn import Dense
 from ..tensor import as_tensor
 from .objective import Objective
@@ -138,10 +138,11 @@ def activation_boundary(student_preactivations, teacher_hidden, margin=1.0):
     """
     student = as_tensor(student_preactivations)
     teacher = np.asarray(teacher_hidden)
-    if not margin > 0 or teacher.shape != student.shape:
+    checks.number("activation_boundary", "margin", margin, "(0, inf]", "a distance from the boundary", 1.0)
+    if teacher.shape != student.shape:
         raise ValueError(
-            f"activation_boundary got margin = {margin}, student values of shape {student.shape} and teacher values of shape "
-            f"{teacher.shape}.\nThe margin is positive, the shapes are equal.\nWrite margin=1.0."
+            f"activation_boundary got student values of shape {student.shape} and teacher values of shape {teacher.shape}.\n"
+            "The shapes are equal.\nName layers of as many units, or use the objective, which learns a map between them."
         )
     side = np.where(teacher > 0, 1, -1).astype(student.dtype)
     short = ops.relu(margin - student * side)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import checks, losses, ops
+from .. import losses, ops
 from ..kernels import all_finite
 from ..losses import check_logits
-from ..tensor import Node, Tensor, as_tensor
+from ..tensor import Node, Tensor, as_float_array, as_tensor
 from .objective import Objective
 from .settings import check_settings
 
@@ -168,7 +168,7 @@ def check_teacher(teacher_logits, shape, dtype):
     """The teacher's logits as an array of the student's shape and dtype, or an error that says why not."""
     if isinstance(teacher_logits, Tensor):
         check_not_training(teacher_logits)
-    teacher = checks.array("distillation", "teacher_logits", teacher_logits).astype(dtype, copy=False)
+    teacher = as_float_array(teacher_logits, dtype).astype(dtype, copy=False)
     if teacher.shape != shape:
         raise ValueError(
             f"distillation got student logits of shape {shape} and teacher logits of shape {teacher.shape}.\n"

@@ -13,6 +13,7 @@ import numpy as np
 from .. import checks, ops
 from ..datasets import Dataset
 from ..nn import mode
+from ..nn.module import check_module
 from ..tensor import no_grad
 from ..training.returned import one_output
 from .kd import trusted_kd_loss
@@ -109,6 +110,9 @@ def ranking_distillation(student_scores, teacher_scores, top_k=10, decay=10.0, s
     """
     student, teacher = check_lists("ranking_distillation", student_scores, teacher_scores)
     n, length = student.shape
+    checks.whole("ranking_distillation", "top_k", top_k, "(-inf, inf)", "the places that are learnt", 10)
+    for name, value in (("decay", decay), ("sharpness", sharpness)):
+        checks.number("ranking_distillation", name, value, "[0, inf]", "a number", 10.0)
     if not 1 <= top_k <= length or not decay > 0 or not sharpness >= 0:
         raise ValueError(
             f"ranking_distillation got top_k = {top_k}, decay = {decay}, sharpness = {sharpness} for lists of {length}.\n"
@@ -164,6 +168,9 @@ def score_all(model, users, items, batch_size=256):
     ValueError
         If the model returns something else than one score for each pair.
     """
+    check_module("score_all", model)
+    for name, value in (("users", users), ("items", items), ("batch_size", batch_size)):
+        checks.whole("score_all", name, value, "[1, inf)", "a count", 100)
     rows = [np.arange(i, min(i + batch_size, users)) for i in range(0, users, batch_size)]
     with mode(training=False), no_grad():
         return np.concatenate([_scores(model, part, np.arange(items)) for part in rows])
@@ -209,6 +216,8 @@ def ranking_lists(teacher, users, items, top_k=10, sampled=40, draws=1, rng=None
         ``x = (users (M, 1), items (M, top_k + sampled))`` of int64 with M = draws * users, no targets. The teacher's items
         come first, best first.
     """
+    for name, value in (("top_k", top_k), ("sampled", sampled), ("items", items), ("draws", draws)):
+        checks.whole("ranking_lists", name, value, "[0, inf)", "a count", 10)
     if not (top_k >= 0 and sampled >= 0 and 2 <= top_k + sampled <= items and draws >= 1):
         raise ValueError(
             f"ranking_lists got top_k = {top_k}, sampled = {sampled} and draws = {draws} for {items} items.\nA list "

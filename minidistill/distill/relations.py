@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import checks, losses, ops
-from ..tensor import Tensor, as_tensor
+from ..tensor import Tensor, as_float_array, as_tensor
 from .hidden import HiddenObjective
 
 _TINY = 1e-12
@@ -155,7 +155,7 @@ def _lengths(a, products):
 
 def _pair(who, student, teacher):
     student = as_tensor(student)
-    teacher = Tensor(np.asarray(teacher, student.dtype))
+    teacher = Tensor(as_float_array(teacher, student.dtype).astype(student.dtype, copy=False))
     if student.ndim != 2 or teacher.ndim != 2 or len(student) != len(teacher) or len(student) < 2:
         raise ValueError(
             f"{who} got student values of shape {student.shape} and teacher values of shape {teacher.shape}.\n"

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import checks, losses
+from .. import losses
 from ..kernels import all_finite
-from ..tensor import as_tensor
+from ..tensor import as_float_array, as_tensor
 from .logits import binary_kl
 from .objective import Objective
 from .settings import check_settings
@@ -74,7 +74,7 @@ class ScoreMatching(Objective):
 def check_scores(who, student, teacher):
     """(Tensor, array of its shape and dtype), or an error that says why not."""
     student = as_tensor(student)
-    teacher = checks.array(who, "teacher", teacher).astype(student.dtype, copy=False)
+    teacher = as_float_array(teacher, student.dtype).astype(student.dtype, copy=False)
     if teacher.shape != student.shape or student.size == 0 or not all_finite(teacher):
         raise ValueError(
             f"{who} got student scores of shape {student.shape} and teacher scores of shape {teacher.shape}, of which "

@@ -12,6 +12,7 @@ from .. import checks, ops
 from ..datasets import Dataset
 from ..losses import check_logits
 from ..nn import Module
+from ..tensor import as_float_array
 from ..training import predict
 from .kd import check_not_probabilities, check_teacher
 from .settings import check_settings
@@ -34,8 +35,9 @@ class Ensemble(Module):
     """
 
     def __init__(self, teachers, weights=None, average="probabilities"):
-        teachers = list(teachers)
-        weights = np.ones(len(teachers)) if weights is None else np.asarray(weights, float)
+        advice = "Write Ensemble([a, b])."
+        teachers = list(checks.instance("Ensemble", "teachers", teachers, (list, tuple), "a list of models", advice))
+        weights = np.ones(len(teachers)) if weights is None else as_float_array(weights, float)
         fits = (
             bool(teachers) and weights.shape == (len(teachers),) and weights.min() >= 0 and 0 < weights.sum() < np.inf
         )
@@ -100,11 +102,7 @@ def pseudo_label(teacher, data, confidence=0.95, temperature=1.0):
         If the teacher is nowhere that sure.
     """
     check_settings(temperature)
-    if not 0 <= confidence < 1:
-        raise ValueError(
-            f"pseudo_label got confidence = {confidence}.\nIt is a probability that the teacher exceeds: in [0, 1).\n"
-            "Write confidence=0.95."
-        )
+    checks.number("pseudo_label", "confidence", confidence, "[0, 1)", "a probability that the teacher exceeds", 0.95)
     logits = check_logits("pseudo_label", predict(teacher, data)).data
     p = ops.softmax(check_teacher(logits, logits.shape, logits.dtype) / temperature).numpy()
     sure = p.max(axis=1) > confidence
@@ -132,9 +130,7 @@ class Mixup:
     changes_labels = True
 
     def __init__(self, strength=1.0):
-        if not strength > 0:
-            raise ValueError(f"Mixup got strength = {strength}.\nBeta's parameter is positive.\nWrite Mixup(1.0).")
-        self.strength = strength
+        self.strength = checks.number("Mixup", "strength", strength, "(0, inf]", "the parameter of Beta", 1.0)
 
     def __call__(self, x, rng):
         """Mix a batch of floating inputs, (N, ...)."""
@@ -156,11 +152,7 @@ class Noise:
     """
 
     def __init__(self, deviation=0.1):
-        if not deviation >= 0:
-            raise ValueError(
-                f"Noise got deviation = {deviation}.\nA standard deviation is not negative.\nWrite Noise(0.1)."
-            )
-        self.deviation = deviation
+        self.deviation = checks.number("Noise", "deviation", deviation, "[0, inf]", "a standard deviation", 0.1)
 
     def __call__(self, x, rng):
         """Disturb a batch of floating inputs, (N, ...)."""
@@ -190,9 +182,14 @@ def transfer_set(data, augment, copies=1, rng=None):
     Dataset
         ``(copies + 1) * len(data)`` samples, the originals first.
     """
-    if copies < 1:
-        raise ValueError(f"transfer_set got copies = {copies}.\nIt draws at least one.\nWrite copies=1.")
+    checks.whole("transfer_set", "copies", copies, "[1, inf)", "how many of each sample are drawn", 1)
+    checks.instance("transfer_set", "data", data, Dataset, "a Dataset", "Wrap the inputs: datasets.Dataset(x, None).")
     rng = checks.generator("transfer_set", rng)
+    if not callable(augment):
+        raise TypeError(
+            f"transfer_set got augment = {augment!r}.\nIt is a function of (x, rng) that returns inputs.\n"
+            "Write augment=distill.Noise(0.1)."
+        )
     versions = [data.inputs]
     for _ in range(copies):
         drawn = augment(data.x, rng)

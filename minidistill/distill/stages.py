@@ -13,6 +13,7 @@ import numpy as np
 from .. import checks, losses, ops
 from ..datasets import Dataset
 from ..nn import Dense, Dropout, MaxNorm, Module, initialize, trace, watch
+from ..nn.module import check_module
 from ..optim import AdamW
 from ..training import evaluate, fit, predict, run
 from ..training.loop import batch_inputs, check_augmentation, check_optimizer, split_validation
@@ -40,7 +41,8 @@ def chain(models, data, **settings):
     list of History
         One for each model but the first.
     """
-    models = list(models)
+    advice = "Write chain([teacher, assistant, student], data)."
+    models = list(checks.instance("chain", "models", models, (list, tuple), "a list of models", advice))
     if len(models) < 2:
         raise ValueError(
             f"chain got {len(models)} models.\nIt distils from one to the next.\n"
@@ -86,8 +88,8 @@ def born_again(teacher, data, generations=3, rng=None, **settings):
     list of Module
         The generations, without the teacher.
     """
-    if generations < 1:
-        raise ValueError(f"born_again got generations = {generations}.\nIt trains at least one.\nWrite generations=3.")
+    check_module("born_again", teacher)
+    checks.whole("born_again", "generations", generations, "[1, inf)", "the number of models to train", 3)
     data, settings = _for_all_stages("born_again", data, settings | {"rng": rng})
     del settings["rng"]
     models = [teacher]
@@ -140,7 +142,9 @@ def mutual(peers, data, temperature=1.0, weight=1.0, optimizer=None, epochs=60, 
     KeyboardInterrupt
         After Ctrl-C, with the `History` as ``history``, as in `fit`.
     """
-    peers = list(peers)
+    peers = list(
+        checks.instance("mutual", "peers", peers, (list, tuple), "a list of models", "Write mutual([a, b], data).")
+    )
     _check_peers(peers, data, optimizer)
     check_augmentation("mutual", augment)
     for name, value in (("temperature", temperature), ("weight", weight)):
@@ -222,10 +226,15 @@ def fine_tune(student, data, weight_decay=1e-4, dropout=0.0, max_norm=None, lr=1
     -------
     History
     """
-    if not 0 <= dropout < 1 or "optimizer" in settings:
+    checks.number("fine_tune", "dropout", dropout, "[0, 1)", "the fraction of outputs that is dropped", 0.2)
+    if max_norm is not None:
+        checks.number(
+            "fine_tune", "max_norm", max_norm, "(0, inf]", "the largest norm of a unit's weights, or None", 3.0
+        )
+    if "optimizer" in settings:
         raise ValueError(
-            f"fine_tune got dropout = {dropout} and the settings {sorted(settings)}.\nThe rate is in [0, 1), the "
-            "optimizer AdamW with this lr and weight_decay.\nWrite dropout=0.2, and use md.fit for another optimizer."
+            f"fine_tune got the settings {sorted(settings)}.\nIts optimizer is AdamW, with this lr and weight_decay.\n"
+            "Leave it out, or use md.fit for another optimizer."
         )
     if not isinstance(student, Module):
         raise TypeError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import losses, ops
+from .. import checks, losses, ops
 from ..losses import check_logits
 from .kd import trusted_kd_loss
 from .objective import Objective
@@ -89,6 +89,7 @@ def virtual_teacher(logits, labels, correct=0.99, temperature=20.0):
     logits = check_logits("virtual_teacher", logits)
     labels = losses.check_target("virtual_teacher", logits, labels)
     n, classes = logits.shape
+    checks.number("virtual_teacher", "correct", correct, "(0, 1)", "the probability of the right class", 0.99)
     if labels.ndim != 1 or not 1 / classes < correct < 1:
         raise ValueError(
             f"virtual_teacher got correct = {correct} and labels of shape {labels.shape} for {classes} classes.\nIt is the "

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import checks
+
 
 class Mask:
     """Keep the weights where ``kept`` is False at exactly 0. Optimizers apply it inside their fused step.
@@ -64,11 +66,8 @@ class MaxNorm:
     """
 
     def __init__(self, limit, axis=0):
-        if not limit > 0:
-            raise ValueError(
-                f"MaxNorm got limit = {limit}.\nA norm's limit is positive.\nUsual values are 2 to 4: MaxNorm(3.0)."
-            )
-        self.limit, self.axis = float(limit), axis
+        self.limit = float(checks.number("MaxNorm", "limit", limit, "(0, inf]", "the largest norm", 3.0))
+        self.axis = axis
 
     def apply(self, param, rows=None):
         """Shrink the vectors that are too long. With rows of a table, only these are looked at."""

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .. import ops
+from .. import checks, ops
 from ..explain import Table
 from ..tensor import Tensor, recording
 from .layers import Activation, Concatenate, Dropout, Flatten, Sequential
-from .module import Module, Parameter, mode, watch
+from .module import Module, Parameter, check_module, mode, watch
 
 
 @dataclass
@@ -102,6 +102,7 @@ def trace(model, *inputs):
     TypeError
         If a layer or the model returns anything but one Tensor.
     """
+    check_module("nn.trace", model)
     arguments = [_example(x) for x in inputs]
     paths = {id(module): path for path, module in model.named_modules()}
     known = {_key(x): GraphNode("input", f"input {i}", shape=np.shape(x)) for i, x in enumerate(arguments)}
@@ -148,11 +149,13 @@ def example_inputs(model, example=None, rows=2):
     ValueError
         If no example is given and none can be guessed, or it has fewer than two samples.
     """
+    checks.whole("an example", "rows", rows, "[2, inf)", "the number of samples to run", 2)
     if example is not None:
-        inputs = tuple(np.asarray(x)[:rows] for x in (example if isinstance(example, tuple) else (example,)))
-        if min(len(x) if x.ndim else 0 for x in inputs) < 2:
+        inputs = tuple(np.asarray(x) for x in (example if isinstance(example, tuple) else (example,)))
+        inputs = tuple(x[:rows] if x.ndim else x.reshape(1)[:0] for x in inputs)
+        if min(map(len, inputs)) < 2:
             raise ValueError(
-                f"an example of {min(len(x) if x.ndim else 0 for x in inputs)} samples was given for "
+                f"an example of {min(map(len, inputs))} samples was given for "
                 f"{type(model).__name__}.\nTwo or more show what changes with the input and what does not.\n"
                 "Pass example=train.x[:100]."
             )
@@ -223,6 +226,7 @@ def activations(model, *inputs, paths=None):
         On the tape, like the model's own output. ``""`` is that output. A module that runs twice shows its last run;
         one that does not run is left out.
     """
+    check_module("md.activations", model)
     if paths is None:
         paths = [path for path, module in model.named_modules() if len(module.modules()) == 1]
     wanted = {path: id(model.get(path)) for path in paths}

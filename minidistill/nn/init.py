@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import checks
+from .module import check_module
 
 
 def glorot_uniform(rng, fan_in, fan_out):
@@ -50,6 +51,7 @@ def initialize(model, rng=None):
     Module
         The same model.
     """
+    check_module("nn.initialize", model)
     rng = checks.generator("initialize", rng)
     for module in model.modules():
         if hasattr(module, "initialize"):

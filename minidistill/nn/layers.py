@@ -36,14 +36,13 @@ class Dense(Module):
     """
 
     def __init__(self, in_features, out_features, activation=None, bias=True, init=None, rng=None):
-        if min(in_features, out_features) < 1:
-            raise ValueError(
-                f"Dense({in_features}, {out_features}) was asked for.\nBoth numbers of features are at least 1.\n"
-                "The first is the length of an input row, the second of an output row."
-            )
+        in_features = checks.whole("Dense", "in_features", in_features, "[1, inf)", "the length of an input row", 64)
+        out_features = checks.whole(
+            "Dense", "out_features", out_features, "[1, inf)", "the length of an output row", 10
+        )
         check_name("activation", activation, ops.ACTIVATIONS)
         check_name("init", init, INITIALIZERS)
-        self.in_features, self.out_features = int(in_features), int(out_features)
+        self.in_features, self.out_features = in_features, out_features
         self.activation, self.init = activation, init
         self.weight = Parameter(np.zeros((in_features, out_features), np.float32))
         self.bias = Parameter(np.zeros(out_features, np.float32)) if bias else None
@@ -106,12 +105,9 @@ class Embedding(Module):
     """
 
     def __init__(self, num_embeddings, embedding_dim, rng=None):
-        if min(num_embeddings, embedding_dim) < 1:
-            raise ValueError(
-                f"Embedding({num_embeddings}, {embedding_dim}) was asked for.\nBoth numbers are at least 1.\n"
-                "The first is the number of ids, the second the length of each vector."
-            )
-        self.num_embeddings, self.embedding_dim = int(num_embeddings), int(embedding_dim)
+        for name, value, meaning in (("num_embeddings", num_embeddings, "the number of ids"),
+                                     ("embedding_dim", embedding_dim, "the length of each vector")):  # fmt: skip
+            setattr(self, name, checks.whole("Embedding", name, value, "[1, inf)", meaning, 16))
         self.weight = Parameter(np.zeros((num_embeddings, embedding_dim), np.float32))
         self.initialize(rng)
 
@@ -146,12 +142,7 @@ class Dropout(Module):
     """
 
     def __init__(self, rate=0.5, rng=None):
-        if not 0 <= rate < 1:
-            raise ValueError(
-                f"Dropout({rate}) was asked for.\nThe rate is the fraction that is dropped, in [0, 1).\n"
-                "To drop a fifth of the elements, write Dropout(0.2)."
-            )
-        self.rate = float(rate)
+        self.rate = float(checks.number("Dropout", "rate", rate, "[0, 1)", "the fraction that is dropped", 0.2))
         self.initialize(rng)
 
     def initialize(self, rng=None):
@@ -375,7 +366,7 @@ def check_ids(layer, ids):
 
 def check_name(what, name, known):
     """Refuse a name that is not among those known; None is always allowed."""
-    if name is not None and name not in known:
+    if name is not None and name not in list(known):
         raise ValueError(
             f"{what}={name!r} was asked for.\nThe known names are: {', '.join(known)}.\n"
             f"Choose one of them, or None for {'a linear layer' if what == 'activation' else 'the default'}."

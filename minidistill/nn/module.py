@@ -114,6 +114,11 @@ class NeedsTensors(Exception):
     """`infer` came to a layer that can only be called, as training calls it."""
 
 
+def check_module(who, model):
+    """The model, if it is a Module; ``who`` is the function that got it, in the error."""
+    return checks.instance(who, "model", model, Module, "an nn.Module", f"Pass the model first: {who}(model, ...).")
+
+
 class Module:
     """Base class of layers and models. Subclasses set attributes in ``__init__`` and define ``forward(*inputs)``."""
 
@@ -219,7 +224,7 @@ class Module:
     def get(self, path):
         """The module at a dotted path, such as ``"tower.0"``; ``""`` is the module itself."""
         modules = dict([("", self), *self._walk(Module)])
-        if path not in modules:
+        if path not in list(modules):
             raise ValueError(
                 f"asked {type(self).__name__} for the module {path!r}.\nA path joins attribute names and list "
                 f"positions by dots.\nThis model has: {', '.join(repr(p) for p in modules)}."
@@ -261,6 +266,8 @@ class Module:
         ValueError
             Naming every missing and unexpected key, or every array of a wrong shape or kind; nothing is changed then.
         """
+        advice = "Pass what state_dict() returned; a file is read by md.load(path, into=model)."
+        checks.instance("load_state_dict", "state", state, dict, "a dict of arrays by path", advice)
         own = self._arrays()
         masks = {
             MASK + path: np.broadcast_to(False, p.shape) for path, p in self.named_parameters() if MASK + path in state
@@ -341,9 +348,10 @@ class Module:
 
     def astype(self, dtype):
         """A copy with all parameters in float32 or float64."""
-        if np.dtype(dtype) not in (np.float32, np.float64):
+        dtype = checks.dtype("astype", "dtype", dtype)
+        if dtype not in (np.float32, np.float64):
             raise TypeError(
-                f"astype({np.dtype(dtype).name}) of {type(self).__name__} was asked for.\n"
+                f"astype({dtype.name}) of {type(self).__name__} was asked for.\n"
                 "Parameters are float32 or float64.\nFor fewer bits: quantize.post_training(model, calibration)."
             )
         twin = self.copy()
@@ -365,7 +373,7 @@ def replace(model, path, new):
 
     Returns the model (the new module itself if ``path`` is "").
     """
-    old = model.get(path)
+    old = check_module("nn.replace", model).get(path)
     if old is model:
         return new
     for module in model.modules():

@@ -13,6 +13,8 @@ import math
 from functools import partial
 from numbers import Integral
 
+from .. import checks
+
 
 def as_schedule(lr):
     """A schedule from a number or a schedule."""
@@ -56,7 +58,7 @@ def cosine(lr, steps, final=0.0):
     Loshchilov & Hutter 2017, "SGDR: Stochastic Gradient Descent with Warm Restarts", equation 5, one cycle of it.
     """
     lr, steps = _positive("cosine", "lr", lr), _steps("cosine", steps)
-    if not 0 <= final <= lr:
+    if not 0 <= checks.number("cosine", "final", final, "[0, inf)", "the last rate", 0.0) <= lr:
         raise ValueError(
             f"cosine(lr={lr}, final={final}) was asked for.\nThe rate falls from lr to final, which is not negative.\n"
             "Write optim.cosine(lr, steps) to end at 0."
@@ -94,10 +96,12 @@ def chain(parts):
     parts : list of (int, float or schedule)
         How many steps each schedule holds for. The last one runs on; its number may be None.
     """
-    parts = list(parts)
-    if not parts:
+    pairs = isinstance(parts, (list, tuple)) and all(
+        isinstance(part, (list, tuple)) and len(part) == 2 for part in parts
+    )
+    if not pairs or not parts:
         raise ValueError(
-            "chain([]) was asked for.\nIt joins at least one schedule.\n"
+            f"chain got parts = {parts!r}.\nIt joins at least one schedule, each with its number of steps.\n"
             "Write optim.chain([(1000, 0.1), (None, 0.01)]): steps and schedule of each part."
         )
     lengths = [_steps("chain", steps) for steps, _ in parts[:-1]]
@@ -114,12 +118,8 @@ def _chain(lengths, schedules, step):
 
 
 def _positive(schedule, name, value):
-    if not 0 < value < math.inf:
-        raise ValueError(
-            f"{schedule} got {name} = {value}.\nA rate, and a factor of rates, is positive and finite.\n"
-            "Usual values: lr=1e-3 for Adam, lr=0.1 for SGD, factor=0.1."
-        )
-    return float(value)
+    meaning, usual = ("a learning rate", 1e-3) if name == "lr" else ("a factor of rates", 0.1)
+    return float(checks.number(schedule, name, value, "(0, inf)", meaning, usual))
 
 
 def _steps(schedule, value):

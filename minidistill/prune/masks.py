@@ -17,11 +17,14 @@ Everything is checked and chosen before the first weight is changed. Read ``crit
 
 from __future__ import annotations
 
+from collections.abc import KeysView
 from numbers import Real
 
 import numpy as np
 
+from .. import checks
 from ..nn import Dense, Embedding, Mask
+from ..nn.module import check_module
 
 SCOPES = ("global", "layer", "output")
 
@@ -48,6 +51,7 @@ def prunable(model, layers=None, settings=None, kind=None):
     ValueError
         If a path is unknown or there is no layer at all, layers are named twice over, or a weight is NaN or infinite.
     """
+    check_module("pruning", model)
     if isinstance(settings, dict):
         _check_named_once(layers)
         layers = list(settings)
@@ -55,6 +59,7 @@ def prunable(model, layers=None, settings=None, kind=None):
     known = {path: module for path, module in model.named_modules() if isinstance(module, wanted)}
     default = [path for path, module in known.items() if isinstance(module, kind or Dense)]
     layers = [layers] if isinstance(layers, str) else default if layers is None else layers
+    check_paths("pruning", layers)
     name = "Embedding" if kind is Embedding else "Dense"
     for path in layers:
         if path not in known:
@@ -79,6 +84,23 @@ def prunable(model, layers=None, settings=None, kind=None):
             "Train the model again; md.fit stops where a loss is no longer finite."
         )
     return dict(reversed(chosen.values()))
+
+
+def check_paths(who, layers):
+    """The paths of layers, if they are a list or the like."""
+    advice = 'Write layers=["0", "2"], or leave it out.'
+    return checks.instance(
+        who, "layers", layers, (list, tuple, set, dict, KeysView), "a list of paths of layers", advice
+    )
+
+
+def check_criterion(who, criterion):
+    """A function that prunes."""
+    if not callable(criterion):
+        raise TypeError(
+            f"{who} got criterion = {criterion!r}.\nIt is a function, criterion(model, {{path: sparsity}}), that prunes in "
+            "place.\nWrite criterion=prune.magnitude."
+        )
 
 
 def mask_lowest(layers, scores, sparsity, scope="global"):

@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .. import checks
 from ..nn import Dense, Embedding, Mask
+from ..nn.module import check_module
 from ..training import evaluate
 from .criteria import magnitude
-from .masks import check_sparsity, kept_of, prunable
+from .masks import check_criterion, check_sparsity, kept_of, prunable
 
 
 class Count(NamedTuple):
@@ -75,6 +77,7 @@ def sparsity(model):
     SparsityReport
         Integer layers keep no mask: what pruning left there are zeros, and rounding made more of them.
     """
+    check_module("prune.sparsity", model)
     leaves = [(path, m) for path, m in model.named_modules() if len(m.modules()) == 1]
     layers = [(p, m) for p, m in leaves if hasattr(m, "in_features") or (isinstance(m, Embedding) and _has_mask(m))]
     return SparsityReport({path: _count(layer) for path, layer in layers})
@@ -164,8 +167,13 @@ def sensitivity(
     ValueError
         If a sparsity is out of range or a layer is unknown.
     """
-    sparsities = [float(s) for s in sparsities]
+    advice = "Write sparsities=[0.5, 0.8]."
+    checks.instance(
+        "prune.sensitivity", "sparsities", sparsities, (list, tuple, np.ndarray), "a list of fractions", advice
+    )
     check_sparsity(dict(enumerate(sparsities)))
+    sparsities = [float(s) for s in sparsities]
+    check_criterion("prune.sensitivity", criterion)
     chosen = prunable(model, layers)
     asked = None if metric is None else [] if metric == "loss" else [metric]
     name, baseline = _measured(model, data, loss, asked)

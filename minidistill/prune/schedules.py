@@ -287,11 +287,7 @@ class Regrow:
             whole_number("Regrow", "every", every, 1),
             end if end is None else whole_number("Regrow", "end", end, 1),
         )
-        if not 0 < fraction <= 1:
-            raise ValueError(
-                f"Regrow got fraction = {fraction!r}.\nIt is the share of the weights left that are exchanged, in (0, 1].\n"
-                "Write fraction=0.3."
-            )
+        checks.number("Regrow", "fraction", fraction, "(0, 1]", "the share of the weights left that are exchanged", 0.3)
         self.fraction, self.layers = fraction, [layers] if isinstance(layers, str) else layers
         self.drop = _one_of("Regrow", "drop", drop, ("magnitude", "random"))
         self.grow = _one_of("Regrow", "grow", grow, ("gradient", "random"))

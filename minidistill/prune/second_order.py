@@ -19,12 +19,12 @@ order of the inputs. Read ``criteria.py`` and ``nn/hessian.py`` before this file
 
 from __future__ import annotations
 
-import math
 from numbers import Integral
 
 import numpy as np
 
 from ..kernels import matmul
+from .. import checks
 from ..kernels.blas import OneBlasThread
 from ..nn import Dense
 from ..nn.hessian import Hessian, walk
@@ -154,7 +154,8 @@ def _solved(weight, kept, hessian):
 
 
 def _check_settings(damping, block):
-    if not 0 < damping < math.inf or not (isinstance(block, Integral) and block >= 1):
+    checks.number("obs", "damping", damping, "(-inf, inf)", "a share of the mean of the Hessian's diagonal", 0.01)
+    if not damping > 0 or not (isinstance(block, Integral) and block >= 1):
         raise ValueError(
             f"prune.obs got damping = {damping} and block = {block}.\nDamping is positive and finite, a block a number of "
             "inputs, at least 1.\nThe usual values are damping=0.01, block=8."

@@ -15,7 +15,10 @@ from __future__ import annotations
 import numpy as np
 
 from ..nn import Dense, Embedding, Mask, Parameter, example_inputs, mode, trace, watch
+from ..nn.module import check_module
 from ..tensor import Tensor, recording
+from ..training.loop import check_optimizer
+from .masks import check_paths
 from .units import Units
 
 # What a forward may raise when a width is not the one that it was written for.
@@ -55,6 +58,9 @@ def shrink(model, example=None, optimizer=None, layers=None):
         If a unit is constant and cannot be taken out, since something ties it to others; if a layer would lose all its
         units; if a path is unknown; or if the model's forward cannot do with other widths.
     """
+    check_module("prune.shrink", model)
+    if optimizer is not None:
+        check_optimizer("prune.shrink", optimizer)
     followed = {path: m for path, m in model.named_modules() if isinstance(m, (Dense, Embedding))}
     chosen = _chosen(followed, layers)
     cuts = {}
@@ -134,7 +140,7 @@ def _chosen(followed, layers):
     """The paths of the layers that may lose units."""
     if layers is None:
         return set(followed)
-    layers = [layers] if isinstance(layers, str) else list(layers)
+    layers = [layers] if isinstance(layers, str) else check_paths("prune.shrink", layers)
     for path in layers:
         if path not in followed:
             raise ValueError(

@@ -16,6 +16,7 @@ from ..kernels.cpu import has
 from ..kernels.sparse_formats import FORMATS, WORD, SparseMatrix, fill_groups, in_lanes, index_of, place_bits
 from ..nn import Mask, Parameter, replace
 from ..nn.forward_only import ForwardOnly, replaceable
+from ..nn.module import check_module
 from ..nn.serialize import register
 from .masks import kept_of
 from .sparse_embedding import SparseEmbedding, tables_with_rows_gone
@@ -238,6 +239,7 @@ def to_sparse(model, format="csr", values="float32", n=2, m=4, single=False):
     """
     if format != "smallest":
         _check_storage(format, values)
+    check_module("prune.to_sparse", model)
     twin = model.copy()
     masked = {
         path: layer

@@ -27,6 +27,7 @@ from ..datasets import Dataset
 from ..kernels import matmul
 from ..nn import Activation, Dense, Embedding, example_inputs, trace, watch
 from ..nn.forward_only import ForwardOnly
+from ..nn.module import check_module
 from ..training import predict
 from .criteria import check_reached
 from .masks import check_left, check_sparsity, keep_along, keep_highest, kept_of, prunable, set_mask
@@ -72,6 +73,7 @@ def neurons(model, fraction, layers=None, by="norm", data=None, example=None, ba
     """
     check_sparsity(fraction, "fraction")
     _check_criterion(by, data)
+    check_module("prune.neurons", model)
     if layers is None and not isinstance(fraction, dict):
         layers = _hidden_layers(model, _rows_of(data) if example is None else example)
     chosen = prunable(model, layers, fraction, Dense)

@@ -13,12 +13,14 @@ Read ``masks.py``, ``criteria.py`` and ``schedules.py`` before this file.
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 
 from .. import checks
 from ..nn import Dense, example_inputs, initialize, trace
 from .criteria import magnitude
-from .masks import kept_of, prunable, set_mask
+from .masks import check_criterion, kept_of, prunable, set_mask
 from .schedules import whole_number
 
 
@@ -148,6 +150,7 @@ def lottery_tickets(model, train, rounds, rate=0.2, output_rate=0.1, rewind=0, c
     """
     chosen = prunable(model, layers, rate)
     _check(train, rounds, rewind)
+    check_criterion("lottery_tickets", criterion)
     ladder = _ladder(chosen, rounds, _rates(model, chosen, rate, output_rate, example))
     start, watcher = model.copy(), _Capture(rewind)
     tickets = [Ticket(0, start, {path: kept_of(layer.weight) for path, layer in chosen.items()})]

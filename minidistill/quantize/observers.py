@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import checks
 from ..kernels import quantize
 from .affine import ACTIVATION_MAX, activation_scale, least
 
@@ -91,13 +92,8 @@ class MovingAverage(Observer):
     """
 
     def __init__(self, name="a tensor", momentum=0.9):
-        if not 0 <= momentum < 1:
-            raise ValueError(
-                f"MovingAverage got momentum={momentum}.\nIt is the weight of the past, in [0, 1).\n"
-                "Write momentum=0.9, or quantize.MinMax to forget nothing."
-            )
         super().__init__(name)
-        self.momentum = momentum
+        self.momentum = checks.number("MovingAverage", "momentum", momentum, "[0, 1)", "the weight of the past", 0.9)
 
     def _take(self, x, low, high):
         self.low, self.high = moving_average(self.low, self.high, low, high, self.momentum)
@@ -178,13 +174,9 @@ class Percentile(HistogramObserver):
     """
 
     def __init__(self, name="a tensor", percentile=99.99):
-        if not 50 < percentile <= 100:
-            raise ValueError(
-                f"Percentile got percentile={percentile}.\nIt is the upper end of the range in per cent, in (50, 100]; "
-                "the lower end lies as far from 0 per cent.\nWrite percentile=99.99."
-            )
         super().__init__(name)
-        self.percentile = percentile
+        meaning = "the upper end of the range in per cent (the lower lies as far from 0 per cent)"
+        self.percentile = checks.number("Percentile", "percentile", percentile, "(50, 100]", meaning, 99.99)
 
     def _choose(self):
         left, right, counts = self.bins()

@@ -115,6 +115,8 @@ def _check(model, mode, observer, integer_only):
         raise ValueError(
             f"post_training got mode={mode!r}.\nThe modes are: {', '.join(MODES)}.\nChoose one; static is the fastest."
         )
+    if mode == "static" and observer is None:
+        make_observer(observer)  # raises, and names those that are known
     if mode != "static" and (observer != "minmax" or integer_only):
         raise ValueError(
             f"post_training got an observer or integer_only with mode={mode!r}.\nThey choose or use fixed scales, which "

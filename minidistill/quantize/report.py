@@ -13,6 +13,7 @@ from ..explain import Table
 from ..kernels import dequantize
 from ..nn import watch
 from ..nn.forward_only import replaceable
+from ..nn.module import check_module
 from ..tensor import as_tensor
 from ..training import predict
 from .layers import QuantizedDense
@@ -83,6 +84,8 @@ def error_report(model, quantized, data, batch_size=256):
     ValueError
         If no Dense layer of the model is quantized in the other.
     """
+    check_module("error_report", model)
+    check_module("error_report", quantized)
     twins = {path: twin for path, twin in quantized.named_modules() if path in replaceable(model)}
     pairs = {path: twin for path, twin in twins.items() if type(twin) is not type(model.get(path))}
     if not pairs:

@@ -306,6 +306,11 @@ def split_validation(data, validation, rng):
 
 def check_augmentation(who, augment):
     """Refuse an augmentation after which the labels are no longer right, where labels are used."""
+    if augment is not None and not callable(augment):
+        raise TypeError(
+            f"{who} got augment = {augment!r}.\nIt is a function of (x, rng) that returns inputs.\n"
+            "Write augment=lambda x, rng: datasets.shift(x, 8, 8, rng=rng)."
+        )
     if getattr(augment, "changes_labels", False):
         raise ValueError(
             f"{who} got {augment!r}, and needs labels.\nIt makes samples that the labels do not belong to; a teacher "
