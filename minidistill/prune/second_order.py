@@ -23,8 +23,8 @@ from numbers import Integral
 
 import numpy as np
 
-from ..kernels import matmul
 from .. import checks
+from ..kernels import matmul
 from ..kernels.blas import OneBlasThread
 from ..nn import Dense
 from ..nn.hessian import Hessian, walk

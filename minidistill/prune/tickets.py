@@ -13,8 +13,6 @@ Read ``masks.py``, ``criteria.py`` and ``schedules.py`` before this file.
 
 from __future__ import annotations
 
-from numbers import Real
-
 import numpy as np
 
 from .. import checks
