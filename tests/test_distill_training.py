@@ -654,6 +654,8 @@ def test_fine_tuning_drops_nothing_of_the_answers_whatever_the_order_of_definiti
 
     distill.fine_tune(HeadFirst(), digits, dropout=0.5, loss=loss, epochs=1, progress=False, rng=0)
     assert set(seen) == {("dense linear", "dropout")}
+    with pytest.raises(TypeError, match="fit got data of type ndarray"):
+        distill.fine_tune(HeadFirst(), digits.x, dropout=0.5)
 
 
 def test_fine_tuning_drops_nothing_of_any_of_several_heads(digits):

@@ -252,7 +252,7 @@ def _regularised(student, dropout, max_norm, data):
     layers = [module for module in student.modules() if isinstance(module, Dense)]
     limit = [] if max_norm is None else [MaxNorm(max_norm)]
     drops = {}
-    if dropout:
+    if dropout and isinstance(data, Dataset):  # else fit says what is wrong
         last = [node.module for node in trace(student, *data[:2].inputs).last(Dense)]
         drops = {id(layer): Dropout(dropout) for layer in layers if not any(layer is one for one in last)}
 
