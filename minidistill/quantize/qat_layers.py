@@ -106,15 +106,12 @@ class QATDense(Dense):
     def start_reach(self):
         """Begin with the step 2 * mean(abs(w)) / sqrt(Q) of the paper (section 2), or max(abs(w)) / Q where that is finer.
 
-        With 8 bits, the first would leave most of the grid unused. No step falls below a thousandth of the smallest.
+        With 8 bits, the first would leave most of the grid unused.
         """
         size, limit = np.abs(self.weight.data), self._limit
         axis = 0 if self.per_channel else None
         step = np.atleast_1d(np.minimum(2 * size.mean(axis=axis) / np.sqrt(limit), size.max(axis=axis) / limit))
-        positive = step[step > 0]
-        smallest = limit * (positive.min() if positive.size else 1) / 1000
-        self.weight_reach.constraints[:] = [AtLeast(max(smallest, SMALLEST))]
-        self.weight_reach.assign(limit * step)
+        _begin(self.weight_reach, limit * step)
 
     # ---- the ranges ------------------------------------------------------------------------------------------------
     def grid(self, ends, reach=None):
@@ -128,6 +125,8 @@ class QATDense(Dense):
         scale, zero_point = activation_scale(low, high)
         if reach is not None:
             scale = max(np.float32(reach._data[0]) / np.float32(ACTIVATION_MAX), SMALLEST)
+            if not scale < np.inf:
+                self.check()
         return Grid(scale, zero_point, ends)
 
     def widen(self, low, high):
@@ -135,21 +134,22 @@ class QATDense(Dense):
         ends = self.input_range
         ends[:] = (min(ends[0], low), max(ends[1], high))
         if self.input_reach is not None:
-            self.input_reach.assign([ACTIVATION_MAX * activation_scale(*ends.tolist())[0]])
+            _begin(self.input_reach, np.array([ACTIVATION_MAX * activation_scale(*ends.tolist())[0]]))
 
     def see(self, ends, reach, low, high):
         """Let a range of this layer move towards that of a batch, if it moves."""
-        past = ends.tolist()
-        if self.stage == FIXED or (reach is not None and self.stage == QUANTIZE):
-            return
         if not (-np.inf < low and high < np.inf):
-            raise ValueError(
+            error = FloatingPointError(
                 f"{self!r} met NaN or infinity while training.\nThe range of an activation has finite ends.\n"
                 "Lower the learning rate, and train with clean data."
             )
-        ends[0], ends[1] = moving_average(*past, low, high, self.momentum)
+            error.about = self
+            raise error
+        if self.stage == FIXED or (reach is not None and self.stage == QUANTIZE):
+            return
+        ends[0], ends[1] = moving_average(*ends.tolist(), low, high, self.momentum)
         if reach is not None:
-            reach.assign([ACTIVATION_MAX * activation_scale(*ends.tolist())[0]])
+            _begin(reach, np.array([ACTIVATION_MAX * activation_scale(*ends.tolist())[0]]))
 
     def check(self):
         """Refuse ranges and reaches that no scale can come from: a file may hold anything."""
@@ -259,6 +259,13 @@ def _uncalibrated():
 
 def _reach(count):
     return Parameter(np.ones(count, np.float32), [AtLeast(SMALLEST)])
+
+
+def _begin(reach, values):
+    """Let learned steps start from here. None falls below a thousandth of the smallest: at 0, its gradient is 0 too."""
+    positive = values[values > 0]
+    reach.constraints[:] = [AtLeast(max((positive.min() if positive.size else 1) / 1000, SMALLEST))]
+    reach.assign(values)
 
 
 @register
