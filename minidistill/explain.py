@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .tensor import RowSparse, Tensor, gradients, memory_of
+from .tensor import Node, RowSparse, Tensor, gradients, memory_of
 
 
 class Table(str):
@@ -37,6 +37,36 @@ def explain(self):
         norm = np.sqrt(np.vdot(values, values))
         lines.append(f"{number:>4} {name:<24} {end.shape!s:<18} {kept:>18} {norm:>14.4g}")
     return Table("\n".join(lines))
+
+
+def first_not_finite(output, upstream=None):
+    """The operation whose backward pass was the first to make NaN or infinity of finite gradients.
+
+    Parameters
+    ----------
+    output : Tensor
+    upstream : array_like, optional
+        As in ``Tensor.backward``.
+
+    Returns
+    -------
+    str or None
+        Its name; None if every gradient is finite.
+    """
+    done = []
+    with np.errstate(all="ignore"):
+        for end, g in gradients(output, upstream):
+            if not _is_finite(g):
+                users = [(node, g) for node, g in done if any(parent is end for parent in node.parents)]
+                guilty = [node for node, g in users if not all(map(_is_finite, node.input_gradients(g)))]
+                return (guilty or [node for node, _ in users])[0].op
+            if isinstance(end, Node):
+                done.append((end, g))
+    return None
+
+
+def _is_finite(g):
+    return g is None or bool(np.isfinite(g.values if isinstance(g, RowSparse) else g).all())
 
 
 def _captured(vjp, seen):

@@ -61,6 +61,19 @@ def test_all_finite_finds_one_bad_number_wherever_it_stands(dtype):
                 assert unchanged(kernels.all_finite, same) is reference.all_finite(same) is False
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_count_beyond_counts_what_is_too_large_and_what_is_no_number(dtype):
+    most = np.finfo(dtype).max
+    arrays = [np.full(size, sign * 1e12, dtype) for size, sign in ((2050, 1), (0, 1), (7, -1), (1, 1))]
+    for function in (kernels.count_beyond, reference.count_beyond):
+        assert function(tuple(arrays), 1e12) == 0 and function(tuple(a[:0] for a in arrays), 1e12) == 0
+        for bad in (np.nan, np.inf, -np.inf, most, -most, np.nextafter(dtype(1e12), most)):
+            for first, second in ((0, 2), (2049, 6), (1024, 3)):
+                marked = [a.copy() for a in arrays]
+                marked[0][first] = marked[2][second] = bad
+                assert function(tuple(marked), 1e12) == 2
+
+
 # ---- sum_rows ------------------------------------------------------------------------------------
 
 

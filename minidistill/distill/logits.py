@@ -173,6 +173,6 @@ def _other_classes(labels, classes):
 
 
 def _correlation(p, q, axis):
-    """Pearson's correlation of a Tensor with an array along an axis; 0 where one is constant, with the gradient of `centred`."""
+    """Pearson's correlation of a Tensor with an array along an axis; 0 where one is constant, see `centred`."""
     (p, length), (q, other) = centred(p, axis), centred(q, axis)
     return ops.sum(p * q.numpy(), axis=axis, keepdims=True) / (length * other.numpy())

@@ -28,7 +28,7 @@ if JIT_ENABLED:
     )
     from minidistill.kernels.blas import product, products
     from minidistill.kernels.dense import add_bias, dense_backward
-    from minidistill.kernels.elementwise import all_finite, erf
+    from minidistill.kernels.elementwise import all_finite, count_beyond, erf
     from minidistill.kernels.embedding import sum_rows, within
     from minidistill.kernels.fake_quant import (
         activation_steps,
@@ -51,6 +51,7 @@ else:
         adam_steps,
         add_bias,
         all_finite,
+        count_beyond,
         cross_entropy,
         dense_backward,
         dequantize,
@@ -91,6 +92,7 @@ __all__ = [
     "adam_steps",
     "add_bias",
     "all_finite",
+    "count_beyond",
     "cross_entropy",
     "dense_backward",
     "dequantize",

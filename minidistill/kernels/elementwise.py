@@ -39,3 +39,19 @@ def _count_others(x):
     for i in range(x.size):
         count += not np.isfinite(x[i])
     return count
+
+
+def count_beyond(arrays: tuple[np.ndarray, ...], limit: float) -> int:
+    """As `reference.count_beyond`, in one pass."""
+    return _count_beyond(arrays, limit)
+
+
+@kernel
+def _count_beyond(arrays, limit):
+    count = 0
+    for i in range(len(arrays)):
+        x = arrays[i]
+        most = x.dtype.type(limit)
+        for j in range(x.size):
+            count += not abs(x[j]) <= most
+    return count

@@ -94,7 +94,7 @@ def norm(x, axis=None, *, keepdims=False):
 
 
 def _along(g, direction, length, axis, keepdims):
-    """g * direction / length, the gradient of a length. One of 0 has a slope of 1 in every direction: 0, their mean, is taken."""
+    """g * direction / length, the gradient of a length; 0 where that is 0, and grows alike in all directions."""
     if axis is not None and not keepdims:
         g = np.expand_dims(g, axis)
     return np.where(length == 0, 0, g) * direction / np.where(length == 0, 1, length)

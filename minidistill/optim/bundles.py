@@ -59,9 +59,8 @@ class Bundle:
     For small parameters the call costs more than the work. What the kernel is given of them is kept for the next step.
     """
 
-    def __init__(self, entries, begin):
-        self.entries, self.begin, self.end, self.group = entries, begin, begin + len(entries), entries[0].group
-        self.dtype = entries[0].array.dtype
+    def __init__(self, entries, begin, group, dtype):
+        self.entries, self.begin, self.end, self.group, self.dtype = entries, begin, begin + len(entries), group, dtype
         self.tensors = [entry.param for entry in entries if isinstance(entry.param, Tensor)]
         self.versions = [tensor._version for tensor in self.tensors]  # counted up as by `Tensor.changed`
         self.fill = together([], self.dtype)[len(entries) :]
@@ -71,20 +70,29 @@ class Bundle:
         self._parts = {}
 
     def part(self, wanted):
-        """The bundle of those entries where ``wanted``, a tuple of bool, is true: the others have no dense gradient now."""
+        """The bundle of those entries where ``wanted``, a tuple of bool, is true: no other has a dense gradient now."""
         if wanted not in self._parts:
-            self._parts[wanted] = Bundle([entry for entry, is_wanted in zip(self.entries, wanted) if is_wanted], 0)
+            entries = [entry for entry, is_wanted in zip(self.entries, wanted) if is_wanted]
+            self._parts[wanted] = Bundle(entries, 0, self.group, self.dtype)
         return self._parts[wanted]
 
     def arrays(self, slot_names):
         """(params, {name: slots}), flat and in fours. Made anew if an array was replaced, by `assign` for example."""
-        current = [entry.slots for entry in self.entries] + [tensor._data for tensor in self.tensors]
-        if self._kept is None or not all(map(is_, current, self._kept_for)):
+        if self._kept is None or self._is_replaced():
             slots = [entry.slot_arrays(slot_names) for entry in self.entries]
             by_name = {name: together([s.get(name) for s in slots], self.dtype) for name in slot_names}
             self._kept = together([entry.array for entry in self.entries], self.dtype), by_name
-            self._kept_for = slots + current[len(slots) :]
+            self._kept_for = list(zip(self.entries, slots)), [(tensor, tensor._data) for tensor in self.tensors]
         return self._kept
+
+    def _is_replaced(self):
+        """Whether slots or an array of a tensor are others than those that were kept."""
+        (slots, arrays), replaced = self._kept_for, False
+        for entry, kept in slots:
+            replaced |= entry.slots is not kept
+        for tensor, kept in arrays:
+            replaced |= tensor._data is not kept
+        return replaced
 
     def masks(self):
         """(masks in fours, [(param, constraints to apply after the step)]).
@@ -111,7 +119,7 @@ def in_bundles(entries):
         last = entries[begin]
         full = end - begin == TOGETHER or end == len(entries)
         if full or entries[end].group is not last.group or entries[end].array.dtype != last.array.dtype:
-            bundles.append(Bundle(entries[begin:end], begin))
+            bundles.append(Bundle(entries[begin:end], begin, last.group, last.array.dtype))
             begin = end
     return bundles
 

@@ -6,8 +6,12 @@ them is in ``base.py``. Read both before this file.
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..kernels import adam_step, adam_steps, sgd_step, sgd_steps, together
 from .base import Optimizer
+
+_NO_VELOCITIES = {dtype: together([], dtype) for dtype in (np.dtype(np.float32), np.dtype(np.float64))}
 
 
 class SGD(Optimizer):
@@ -68,7 +72,7 @@ class SGD(Optimizer):
         return ("velocity",) if options["momentum"] else ()
 
     def rule(self, params, grads, slots, masks, lr, options):
-        velocities = slots["velocity"] if options["momentum"] else together([], params[0].dtype)
+        velocities = slots["velocity"] if options["momentum"] else _NO_VELOCITIES[params[0].dtype]
         sgd_steps(params, grads, velocities, masks, lr, *self._how(options))
 
     def row_rule(self, array, grad, slots, mask, rows, lr, options):

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import checks
 from ..functional import flatten, unflatten
+from ..kernels import all_finite
 from ..nn.module import Module
 from ..tensor import RowSparse, Tensor
 
@@ -82,6 +83,53 @@ def check_gradients(gradients, shapes):
         usual = type(gradient) is np.ndarray and gradient.shape == shape and gradient.dtype is dtype
         checked.append(gradient if usual or gradient is None else _check_gradient(gradient, shape, dtype, len(checked)))
     return checked if found else None
+
+
+def check_finite(params, gradients, who):
+    """Refuse NaN and infinity in a gradient.
+
+    Parameters
+    ----------
+    params : list of Tensor or ndarray
+    gradients : list of ndarray, RowSparse or None
+    who : str
+
+    Raises
+    ------
+    FloatingPointError
+        Its attribute ``about`` is the parameter.
+    """
+    for position, (param, gradient) in enumerate(zip(params, gradients)):
+        values = gradient.values if isinstance(gradient, RowSparse) else gradient
+        if values is None or all_finite(values):
+            continue
+        wrong = np.argwhere(~np.isfinite(values))
+        row, *rest = (int(i) for i in wrong[0]) if values.ndim else [0]
+        first = [int(gradient.rows[row]) if isinstance(gradient, RowSparse) else row, *rest]
+        raise _stopped(
+            param,
+            f"{who} got a gradient with {len(wrong)} NaN or infinite numbers, the first at {first}, for parameter {position} "
+            f"of shape {gradient.shape}.\nGradients are finite. Parameters, moments and step count are those before the step."
+            "\nIf the loss had been growing, lower the learning rate. If not, look for sqrt, log, a power or a quotient that "
+            "meets 0, and add an epsilon inside: np.sqrt(x + 1e-12). Neither clipping nor a np.where around it helps.",
+        )
+
+
+def overflow(param, position, who):
+    """The error for a step that would make a parameter, or what is remembered of it, infinite."""
+    array = array_of(param)
+    return _stopped(
+        param,
+        f"a step of {who} would make parameter {position} of shape {array.shape}, or its moments, infinite.\n{array.dtype} "
+        f"ends at {np.finfo(array.dtype).max:.2g}. Parameters, moments and step count are those before the step.\n"
+        "Lower the learning rate, to lr=1e-3 for example; if gradients are that large, clip them: clip_norm=1.0.",
+    )
+
+
+def _stopped(param, text):
+    error = FloatingPointError(text)
+    error.about = param  # so that `fit` can say which one that is in the model
+    return error
 
 
 def _check_gradient(gradient, shape, dtype, position):

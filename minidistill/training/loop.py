@@ -1,8 +1,8 @@
 """The training loop. `fit` and ``distill.distill`` are two short callers of the one `run`.
 
 A step is: forward and loss (the caller's ``batch_loss``), backward, optimizer. Everything else here is about not fooling
-oneself: separate random streams for shuffling, dropout and the split, so that the same seed gives the same bits; a loss
-that is no longer finite stops the run before it touches the weights; Ctrl-C ends it between two steps, and is raised.
+oneself: separate random streams for shuffling, dropout and the split, so that the same seed gives the same bits; a loss or
+gradient that is not finite stops the run before it touches the weights; Ctrl-C ends it between two steps, and is raised.
 
 Read ``inference.py`` before this file, ``callbacks.py`` and ``interrupts.py`` after it.
 """
@@ -21,9 +21,11 @@ from ..datasets import Dataset
 from ..nn import activations, mode
 from ..optim import Adam
 from ..optim.base import Optimizer
+from ..optim.parameters import check_finite
 from ..tensor import no_grad
 from .callbacks import as_callbacks
 from .checkpoint import load_checkpoint
+from .finite import check_validation, check_weights, not_taken
 from .history import History
 from .inference import check_model, check_targets, judge, predict
 from .interrupts import Interrupts
@@ -143,7 +145,8 @@ def fit(
     ValueError
         If data, loss and outputs do not fit together; see ``task.py``. No weight has changed then.
     FloatingPointError
-        If the loss becomes NaN or infinite, before weights change; in 16 bits also if 50 steps in a row had to be skipped.
+        If the loss, a gradient, an update or the validation loss is NaN or infinite. The weights are those of the last whole
+        step; the text names the parameter. In 16 bits also if 50 steps in a row had to be skipped.
     KeyboardInterrupt
         After Ctrl-C, once the step has ended, with the `History` as ``history``; see ``interrupts.py``.
     """
@@ -250,8 +253,10 @@ def _epoch(state, data, batch_loss, validate, report, batch_size, augment, bar):
         bar.step(value)
         state.tell("on_step_end")
     state.logs = {"loss": total / len(data), **report()}
+    check_weights(state)
     if validate is not None:
         state.logs |= {f"validation_{name}": value for name, value in state.interrupts.let_in(validate).items()}
+        check_validation(state)
     state.logs |= {**state.arithmetic.report(), "lr": lr, "seconds": time.perf_counter() - began}
     state.epoch += 1
     state.history.epochs.append(state.logs)
@@ -263,16 +268,25 @@ def _epoch(state, data, batch_loss, validate, report, batch_size, augment, bar):
 def _step(state, batch, batch_loss):
     """Forward, backward, optimizer. Returns the loss as a number, so that no tape outlives the step."""
     state.optimizer.zero_grad()
-    with mode(training=True, rng=state.generators["layers"]), state.arithmetic.of(state.model):
-        state.loss = one_number("training", batch_loss(batch))
+    try:
+        with mode(training=True, rng=state.generators["layers"]), state.arithmetic.of(state.model):
+            state.loss = one_number("training", batch_loss(batch))
+    except FloatingPointError as error:
+        raise not_taken(state, error) from error
     value = state.loss.item()
     if not math.isfinite(value):
         raise FloatingPointError(_not_finite(state, batch, value))
     state.tell("on_loss")
     state.skipped = not state.arithmetic.backward(state)
-    state.loss = None
     if not state.skipped:
-        state.optimizer.step()
+        try:
+            check_finite(
+                state.others, [p.grad for p in state.others], "an objective"
+            )  # of which a callback takes the step
+            state.optimizer.step()
+        except FloatingPointError as error:
+            raise not_taken(state, error) from error
+    state.loss = None
     state.step += 1
     return value
 
@@ -280,13 +294,16 @@ def _step(state, batch, batch_loss):
 def _not_finite(state, batch, value):
     """The error text, with the layers whose activations are largest: that is usually where it began."""
     with mode(training=False), no_grad(), np.errstate(all="ignore"):
-        found = activations(state.model, *batch_inputs(batch))
+        try:
+            found = activations(state.model, *batch_inputs(batch))
+        except ValueError:  # layers that round refuse NaN
+            found = {}
         largest = {path: float(np.abs(out.numpy()).max()) for path, out in found.items()}
     worst = sorted(largest.items(), key=lambda item: -item[1] if math.isfinite(item[1]) else -math.inf)[:3]
     return (
         f"the loss became {value} in step {state.step + 1} (epoch {state.epoch + 1}); the weights are those before it.\n"
         f"Training needs finite numbers{state.arithmetic.note()}. "
-        f"Largest activations: {', '.join(f'{p!r}: {v:.3g}' for p, v in worst)}.\n"
+        f"Largest activations: {', '.join(f'{p!r}: {v:.3g}' for p, v in worst) or 'not finite'}.\n"
         "Lower the learning rate, clip gradients (clip_norm=1.0), or scale the inputs."
     )
 

@@ -50,7 +50,7 @@ class Precision:
     loss_scale : "dynamic", float or None
         "dynamic" begins with ``initial_scale``, halves it when a gradient overflows, and doubles it after
         ``growth_interval`` steps in which none did. A number stays as it is; a power of two adds no rounding. None scales
-        nothing and checks nothing: an overflow then goes into the weights.
+        nothing and skips nothing: an overflow then stops the run.
     initial_scale : float
     growth_interval : int
         Both as in ``torch.amp.GradScaler``.

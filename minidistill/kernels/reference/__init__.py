@@ -24,7 +24,7 @@ from .affine import (
 )
 from .blas import dot, matmul, product, products
 from .dense import add_bias, dense_backward
-from .elementwise import all_finite, erf
+from .elementwise import all_finite, count_beyond, erf
 from .embedding import sum_rows, within
 from .fake_quant import (
     activation_steps,

@@ -34,3 +34,19 @@ def all_finite(x: np.ndarray) -> bool:
     bool
     """
     return bool(np.isfinite(x).all())
+
+
+def count_beyond(arrays: tuple[np.ndarray, ...], limit: float) -> int:
+    """How many numbers of several arrays lie outside of [-limit, limit]; infinity does, and so does NaN.
+
+    Parameters
+    ----------
+    arrays : tuple of ndarray of float32 or float64, all of one dtype, shape (any,)
+        As `together` makes them.
+    limit : float
+
+    Returns
+    -------
+    int
+    """
+    return sum(int(np.count_nonzero(~(np.abs(array) <= limit))) for array in arrays)
