@@ -229,6 +229,8 @@ def activations(model, *inputs, paths=None):
     check_module("md.activations", model)
     if paths is None:
         paths = [path for path, module in model.named_modules() if len(module.modules()) == 1]
+    advice = 'Write paths=["0", "1"].'
+    checks.instance("md.activations", "paths", paths, (list, tuple, set, dict), "a list of paths of modules", advice)
     wanted = {path: id(model.get(path)) for path in paths}
     found = {}
 

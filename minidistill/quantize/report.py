@@ -14,7 +14,7 @@ from ..kernels import dequantize
 from ..nn import watch
 from ..nn.forward_only import replaceable
 from ..nn.module import check_module
-from ..tensor import as_tensor
+from ..tensor import as_float_array, as_tensor
 from ..training import predict
 from .layers import QuantizedDense
 
@@ -124,7 +124,7 @@ def signal_to_noise(exact, approximate):
     ValueError
         If the shapes differ.
     """
-    exact, approximate = np.asarray(exact, np.float64), np.asarray(approximate, np.float64)
+    exact, approximate = (as_float_array(values).astype(np.float64) for values in (exact, approximate))
     if exact.shape != approximate.shape:
         raise ValueError(
             f"signal_to_noise got shapes {exact.shape} and {approximate.shape}.\nIt compares number by number.\n"
