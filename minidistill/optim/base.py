@@ -31,6 +31,7 @@ from ..tensor import RowSparse, Tensor
 from .bundles import Entry, constraints_of, in_bundles
 from .clipping import clip_norm, clip_values
 from .parameters import array_of, check_finite, check_gradients, match_gradients, overflow, read_groups
+from .schedules import RateOf
 
 LARGE, LARGE_RATE = 1e12, 1e6  # their product, and the square of the first, are far below 3.4e38, where float32 ends
 
@@ -76,13 +77,13 @@ class Optimizer:
         self.step_count = 0
         self._entries = [Entry(param, group) for group in self.groups for param in group["params"]]
         self._lay_out()
-        self._take()
+        self._hold()
 
     def __getstate__(self):
         """Of copies and pickles: without the bundles, which look at the memory of these parameters, not of the copies."""
         return {**vars(self), "_bundles": None}
 
-    def _take(self):
+    def _hold(self):
         """Note when this optimizer was made, and that its parameters are held: a later one, held by none, is new to it."""
         self.made = next(making)
         for param in self.parameters:
@@ -176,7 +177,7 @@ class Optimizer:
             gradients = clip_norm(gradients, self.clip_norm)
         if self.clip_value is not None or self.clip_norm is not None:
             work, _ = self._work(gradients, rates)
-        (self._try if large else self._take)(work)
+        (self._try if large else self._apply)(work)
 
     def twin(self, params):
         """A new optimizer of this kind and with these options (of the first group), over other parameters.
@@ -184,7 +185,7 @@ class Optimizer:
         It takes its steps right after this one, at the rate that this one has just used: schedules and changes by hand
         included.
         """
-        options = {name: value for name, value in self.groups[0].items() if name != "params"} | {"lr": _RateOf(self)}
+        options = {name: value for name, value in self.groups[0].items() if name != "params"} | {"lr": RateOf(self)}
         return type(self)(params, **options, clip_norm=self.clip_norm, clip_value=self.clip_value)
 
     def carried_over(self, parts):
@@ -227,7 +228,7 @@ class Optimizer:
             twin._entries += [entry for entries in new for entry in entries]
         twin._tree = unflatten(self._tree, [place[0] if len(place) == 1 else place for place in places])
         twin._lay_out()
-        twin._take()
+        twin._hold()
         return twin
 
     def forget(self, param, where):
@@ -340,7 +341,7 @@ class Optimizer:
             work.append((bundle, flat, rows, rate))
         return work, large
 
-    def _take(self, work):
+    def _apply(self, work):
         """Apply the rule to each parameter that has a gradient, then its constraints."""
         self.step_count += 1
         for bundle, grads, rows, rate in work:
@@ -358,12 +359,12 @@ class Optimizer:
                 version.count += 1
 
     def _try(self, work):
-        """As `_take`, but everything is put back if a number of a parameter, or its moments, is no longer finite."""
+        """As `_apply`, but everything is put back if a number of a parameter, or its moments, is no longer finite."""
         before = [(e.array.copy(), {name: s.copy() for name, s in (e.slots or {}).items()}) for e in self._entries]
         versions = [(p._version, p._version.count) for p in self.parameters if isinstance(p, Tensor)]
         with np.errstate(all="ignore"):
-            self._take(work)
-        lost = [i for i, (entry, then) in enumerate(zip(self._entries, before)) if _is_lost(entry, *then)]
+            self._apply(work)
+        lost = [i for i, (entry, then) in enumerate(zip(self._entries, before)) if entry.is_lost(*then)]
         if lost:
             self.step_count -= 1
             for entry, (array, slots) in zip(self._entries, before):
@@ -410,23 +411,6 @@ class Optimizer:
                 "Load it into an optimizer of the same kind, over the same parameters in the same order."
             )
         return int(step), slots
-
-
-class _RateOf:
-    """The schedule of a twin: the rate of another optimizer's last step. An object, so that copies follow the copy."""
-
-    def __init__(self, leader):
-        self.leader = leader
-
-    def __call__(self, step):
-        lr, steps = self.leader.groups[0]["lr"], self.leader.step_count
-        return lr(max(steps - 1, 0)) if callable(lr) else lr
-
-
-def _is_lost(entry, array, slots):
-    """Whether a number that was finite, or a new moment, is not finite after a step."""
-    pairs = [(array, entry.array)] + [(slots.get(name, 0.0), slot) for name, slot in (entry.slots or {}).items()]
-    return any((np.isfinite(then) & ~np.isfinite(now)).any() for then, now in pairs)
 
 
 def _describe_state(state):

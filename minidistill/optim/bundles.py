@@ -39,6 +39,12 @@ class Entry:
             self.slots = {name: np.zeros_like(self.array) for name in names}
         return self.slots
 
+    def is_lost(self, array, slots):
+        """Whether a number that was finite before, or a new moment, is not finite any more; ``array`` and ``slots`` are those
+        of before."""
+        pairs = [(array, self.array)] + [(slots.get(name, 0.0), slot) for name, slot in (self.slots or {}).items()]
+        return any((np.isfinite(then) & ~np.isfinite(now)).any() for then, now in pairs)
+
     def part(self, param, index, group):
         """The entry of a parameter whose numbers are ``old[index]``, with the slots of these; without any for None."""
         entry = Entry(param, group)

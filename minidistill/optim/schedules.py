@@ -129,3 +129,14 @@ def _steps(schedule, value):
             "For a number of epochs, multiply: epochs * math.ceil(len(data) / batch_size)."
         )
     return int(value)
+
+
+class RateOf:
+    """The schedule of a twin: the rate of another optimizer's last step. An object, so that copies follow the copy."""
+
+    def __init__(self, leader):
+        self.leader = leader
+
+    def __call__(self, step):
+        lr, steps = self.leader.groups[0]["lr"], self.leader.step_count
+        return lr(max(steps - 1, 0)) if callable(lr) else lr
