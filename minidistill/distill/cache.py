@@ -75,6 +75,11 @@ class TeacherCache:
     def nbytes(self):
         return sum(array.nbytes for array in self._arrays.values())
 
+    @property
+    def teacher(self):
+        """The `fingerprint` of the teacher that answered."""
+        return self._arrays["teacher"].tobytes().decode(errors="replace")
+
     def answers(self, data):
         """The answers for the samples of ``data``, in their order, as float32.
 
@@ -108,7 +113,7 @@ class TeacherCache:
 
         It has the same layers and, to the bit, the same weights; and, of some samples if data is given, it says what it said.
         """
-        if _text(fingerprint(teacher)).tobytes() != self._arrays["teacher"].tobytes():
+        if fingerprint(teacher) != self.teacher:
             raise ValueError(
                 f"a TeacherCache of another teacher was given with this {type(teacher).__name__}.\nIts weights or its layers "
                 "are not those that answered.\nMake a cache of this teacher: distill.TeacherCache(teacher, data)."

@@ -16,7 +16,8 @@ from ..nn import Dense, Dropout, MaxNorm, Module, initialize, trace, watch
 from ..nn.module import check_module
 from ..optim import AdamW
 from ..training import evaluate, fit, predict, run
-from ..training.loop import batch_inputs, check_augmentation, check_optimizer, split_validation
+from ..training.loop import batch_inputs, check_augmentation, check_optimizer
+from ..training.split import split_validation
 from .kd import trusted_kd_loss
 from .settings import check_number
 from .train import distill
@@ -48,22 +49,20 @@ def chain(models, data, **settings):
             f"chain got {len(models)} models.\nIt distils from one to the next.\n"
             "Write chain([teacher, assistant, student], data, epochs=30, rng=0)."
         )
-    data, settings = _for_all_stages("chain", data, settings)
+    data, settings, _ = _for_all_stages("chain", data, settings, settings.get("rng"))
     return [distill(teacher, student, data, **settings) for teacher, student in zip(models, models[1:])]
 
 
-def _for_all_stages(who, data, settings):
-    """The data and settings of every stage, with one validation part for all: no teacher has trained on it."""
+def _for_all_stages(who, data, settings, rng, streams=0):
+    """Data and settings of every stage, and generators. All stages hold out the same: no teacher has trained on it."""
     single = sorted({"optimizer", "resume", "cache"} & settings.keys())
     if single:
         raise ValueError(
             f"{who} got {single} among its settings.\nThey belong to one training of one model, and there are several.\n"
             "Call distill.distill for each stage."
         )
-    rng = settings.get("rng")
-    split_rng = checks.generator(who, rng if isinstance(rng, int) else None)
-    data, held_out = split_validation(data, settings.get("validation"), split_rng)
-    return data, settings | {"validation": held_out}
+    data, held_out, _, *generators = split_validation(data, settings.get("validation"), rng, streams=streams)
+    return data, settings | {"validation": held_out}, generators
 
 
 def born_again(teacher, data, generations=3, rng=None, **settings):
@@ -90,10 +89,9 @@ def born_again(teacher, data, generations=3, rng=None, **settings):
     """
     check_module("born_again", teacher)
     checks.whole("born_again", "generations", generations, "[1, inf)", "the number of models to train", 3)
-    data, settings = _for_all_stages("born_again", data, settings | {"rng": rng})
-    del settings["rng"]
+    data, settings, streams = _for_all_stages("born_again", data, settings, rng, generations)
     models = [teacher]
-    for stream in checks.generator("born_again", rng).spawn(generations):
+    for stream in streams:
         student = initialize(teacher.copy(), stream)
         distill(models[-1], student, data, rng=stream, **settings)
         models.append(student)
@@ -149,8 +147,7 @@ def mutual(peers, data, temperature=1.0, weight=1.0, optimizer=None, epochs=60, 
     check_augmentation("mutual", augment)
     for name, value in (("temperature", temperature), ("weight", weight)):
         check_number("mutual", name, value)
-    split_rng, rng = checks.generator("mutual", rng).spawn(2)
-    data, held_out = split_validation(data, validation, split_rng)
+    data, held_out, split, rng = split_validation(data, validation, rng, resume, streams=1)
 
     def batch_loss(batch):
         outputs = [peer(*batch_inputs(batch)) for peer in peers]
@@ -169,7 +166,8 @@ def mutual(peers, data, temperature=1.0, weight=1.0, optimizer=None, epochs=60, 
 
     return run(
         _Peers(peers), data, batch_loss, optimizer=optimizer, validate=validate if held_out else None, epochs=epochs,
-        batch_size=batch_size, augment=augment, callbacks=callbacks, resume=resume, progress=progress, rng=rng,
+        batch_size=batch_size, augment=augment, callbacks=callbacks, resume=resume, progress=progress, rng=rng, split=split,
+        settings=lambda: {"peers": len(peers), "temperature": temperature, "weight": weight},
     )  # fmt: skip
 
 

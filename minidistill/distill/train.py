@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import checks, losses
+from .. import losses
 from ..datasets import Dataset
 from ..losses import check_logits
 from ..nn import activations, mode
@@ -18,10 +18,12 @@ from ..optim import Adam
 from ..tensor import no_grad
 from ..training import History, evaluate, predict, run
 from ..training.callbacks import as_callbacks
+from ..training.checkpoint import described
 from ..training.inference import judge
-from ..training.loop import batch_inputs, check_optimizer, split_validation
+from ..training.loop import batch_inputs, check_optimizer
+from ..training.split import split_validation
 from ..training.task import find_task
-from .cache import as_cache
+from .cache import as_cache, fingerprint
 from .guards import (
     check_answers,
     check_classes,
@@ -93,9 +95,9 @@ def distill(
     check_models(teacher, student, data, terms, cached=cache is not None)
     check_labels(data, augment, terms)
     callbacks = as_callbacks(callbacks)
-    split_rng, rng, own_rng = checks.generator("distill", rng).spawn(3)
     cache = as_cache(cache, teacher, data, augment)
-    data, held_out = split_validation(data, validation, split_rng)
+    settings = _settings(teacher, cache, terms, metrics)
+    data, held_out, split, rng, own_rng = split_validation(data, validation, rng, resume, streams=2)
 
     meeting = _Meeting(teacher, student, data, terms, augment, cache, own_rng)
     optimizer = Adam(student.parameters(), lr=3e-3) if optimizer is None else check_optimizer("distill", optimizer)
@@ -114,8 +116,20 @@ def distill(
     return run(
         student, data, batch_loss, optimizer=optimizer, validate=validate, epochs=epochs,
         batch_size=batch_size, augment=augment, callbacks=[companion, *callbacks], resume=resume, progress=progress, rng=rng,
-        precision=precision, others=companion.trained, history=history,
+        precision=precision, others=companion.trained, history=history, split=split, settings=settings,
     )  # fmt: skip
+
+
+def _settings(teacher, cache, terms, metrics):
+    """What a resumed run must share, as `run` asks for it."""
+    settings = {"objective": described(terms), "metrics": described(metrics)}
+
+    def with_teacher():
+        if cache is None and teacher is None:
+            return settings
+        return settings | {"teacher": (fingerprint(teacher) if cache is None else cache.teacher)[:12]}
+
+    return with_teacher
 
 
 class _Meeting:
@@ -213,7 +227,7 @@ class _Companion:
         self.parameters = [p for term in terms if hasattr(term, "parameters") for p in term.parameters()]
         held = {id(p) for p in optimizer.parameters}
         self.trained = [p for p in self.parameters if id(p) not in held]
-        self.of_student, self.step = optimizer, 0
+        self.step = 0
         self.optimizer = optimizer.twin(self.trained) if self.trained else None
 
     def on_train_begin(self, run):
@@ -244,8 +258,6 @@ class _Companion:
                 f"distill was resumed with objectives whose own parameters have the shapes {own}, from a run with {shapes}.\n"
                 "A run goes on with the objectives that it was started with.\nPass the same ones to resume."
             )
-        if self.optimizer is not None:
-            self.of_student.twin(self.trained).load_state_dict(state["optimizer"])  # raises if it does not fit
 
     def load_state_dict(self, state):
         """Go on from there."""

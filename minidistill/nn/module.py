@@ -294,18 +294,18 @@ class Module:
                    if any(text.startswith(MASK) for text in wrong)
                    else "Load it into the architecture that it was saved from.")
             )  # fmt: skip
-        before, constraints = self.state_dict(), [(p.constraints, p.constraints[:]) for p in self.parameters()]
-        if masks:
-            self._set_masks(state)
-        self._assign(state)
+        before, whole = self.state_dict(), False
+        constraints = [(p.constraints, p.constraints[:]) for p in self.parameters()]
         try:
+            self._assign(state)
             self.check_all()
-        except ValueError:
-            for current, earlier in constraints:
-                current[:] = earlier
-            self._assign(before)
-            self.check_all()
-            raise
+            whole = True
+        finally:
+            if not whole:
+                for current, earlier in constraints:
+                    current[:] = earlier
+                self._assign(before)
+                self.check_all()
 
     def _arrays(self):
         """All parameters and buffers by path, not copies."""

@@ -4,8 +4,9 @@ A callback has any of the methods ``on_train_begin``, ``on_epoch_begin``, ``on_l
 ``on_step_end``, ``on_epoch_end``, ``on_save`` (all callbacks have ended the epoch: what is written down now is whole) and
 ``on_train_end`` (also after an error), each called with the `Run`. Which callback stands first in the list makes no
 difference. If it remembers anything that a resumed run needs, it also has ``state_dict()`` and ``load_state_dict(state)``
-with nested dicts and lists of numbers, texts and arrays; ``check_state(state)`` may refuse one beforehand, while nothing is
-changed. Read ``loop.Run`` with this file.
+with nested dicts and lists of numbers, texts and arrays. Two methods may refuse a state, by raising, while nothing is
+changed: ``check_state(state)`` before it is loaded, and ``check_run(run)`` after it was loaded into a copy, with a copy of
+the run. Read ``loop.Run`` with this file.
 """
 
 from __future__ import annotations
@@ -137,7 +138,35 @@ class EarlyStopping:
 
     def state_dict(self):
         """The best so far, and its weights."""
-        return {"best": self.best, "best_epoch": self.best_epoch, "weights": self.weights, "masks": self.masks}
+        return {
+            "best": self.best, "best_epoch": self.best_epoch, "weights": self.weights, "masks": self.masks,
+            "monitor": self.monitor, "mode": self.mode,
+        }  # fmt: skip
+
+    def check_state(self, state):
+        """Refuse what no `state_dict` returned, and the best of another column."""
+        number, epoch, weights = state["best"], state["best_epoch"], state["weights"]
+        if (
+            not isinstance(number, (int, float))
+            or not (epoch is None or (type(epoch) is int and epoch > 0))
+            or not (weights is None or isinstance(weights, dict))
+            or not isinstance(state.get("masks", ""), str)
+        ):
+            raise ValueError("the state of EarlyStopping is damaged")
+        before = state.get("monitor", self.monitor), state.get("mode", self.mode)  # none in older files
+        if before != (self.monitor, self.mode):
+            raise ValueError(
+                f"EarlyStopping has kept the best {before[0]!r} ({before[1]}), and now monitors {self.monitor!r} "
+                f"({self.mode}).\nThe best of one says nothing of the other.\n"
+                f"Resume with EarlyStopping(monitor={before[0]!r}, mode={before[1]!r})."
+            )
+
+    def check_run(self, run):
+        """Refuse weights that do not fit the model."""
+        if (self.best_epoch or 0) > run.epoch:
+            raise ValueError("the state of EarlyStopping is damaged")
+        if self.weights is not None:
+            run.model.copy().load_state_dict(self.weights)
 
     def load_state_dict(self, state):
         """Go on from there."""

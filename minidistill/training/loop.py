@@ -9,6 +9,7 @@ Read ``inference.py`` before this file, ``callbacks.py`` and ``interrupts.py`` a
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 import warnings
@@ -17,14 +18,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .. import checks
-from ..datasets import Dataset
 from ..nn import activations, mode
 from ..optim import Adam
 from ..optim.base import Optimizer
 from ..optim.parameters import check_finite
 from ..tensor import no_grad
 from .callbacks import as_callbacks
-from .checkpoint import load_checkpoint
+from .checkpoint import described, load_checkpoint
 from .finite import check_validation, check_weights, not_taken
 from .history import History
 from .inference import check_model, check_targets, judge, predict
@@ -33,6 +33,7 @@ from .metrics import find_metrics
 from .precision import Arithmetic
 from .progress import Progress
 from .returned import one_number, one_output
+from .split import Split, split_validation
 from .task import DECISIONS, default_loss, find_task, name_of
 
 
@@ -65,6 +66,10 @@ class Run:
         Whether `stop` was called.
     interrupts : Interrupts
         When Ctrl-C is raised.
+    split : Split
+        What is held out.
+    settings : callable
+        What a resumed run must share with this one: ``settings()`` is a dict of names and plain values.
     """
 
     model: object
@@ -84,6 +89,8 @@ class Run:
     logs: dict = field(default_factory=dict)
     stopped: bool = False
     interrupts: Interrupts = None
+    split: Split = None
+    settings: object = dict
 
     def stop(self):
         """End the run after this epoch."""
@@ -126,7 +133,8 @@ def fit(
     callbacks : iterable
         See ``callbacks.py``.
     resume : path, optional
-        A file of the `Checkpoint` callback, of a run in this precision. It continues bit for bit, to ``epochs`` in all.
+        A file of the `Checkpoint` callback. Its run continues bit for bit, to ``epochs`` in all, on its own validation split;
+        data and settings must be those of its start (``checkpoint.py``).
     progress : bool
         Show a bar with loss, metrics and the time left, where the error stream is a terminal.
     rng : int, np.random.Generator or None
@@ -153,8 +161,7 @@ def fit(
     check_model(model, "fit")
     check_targets(data, "fit")
     check_augmentation("fit", augment)
-    split_rng, rng = checks.generator("fit", rng).spawn(2)
-    data, held_out = split_validation(data, validation, split_rng)
+    data, held_out, split, rng = split_validation(data, validation, rng, resume, streams=1)
     history = History()
     labels = _Labels(data.y, loss, metrics, history)
 
@@ -167,7 +174,7 @@ def fit(
     return run(
         model, data, batch_loss, report=labels.report, optimizer=optimizer, validate=validate if held_out else None,
         epochs=epochs, batch_size=batch_size, augment=augment, callbacks=callbacks, resume=resume, progress=progress, rng=rng,
-        precision=precision, history=history,
+        precision=precision, history=history, split=split, settings=labels.settings,
     )  # fmt: skip
 
 
@@ -193,6 +200,10 @@ class _Labels:
             self.right.append(self.task.right(outputs.data, targets))
         return value
 
+    def settings(self):
+        """What a resumed run must share with this one."""
+        return {"loss": described(self.loss), "metrics": described(self.metrics)}
+
     def report(self):
         """{"accuracy": share of right decisions} since the last call; empty where nothing is decided."""
         share = {"accuracy": float(np.mean(np.concatenate(self.right)))} if self.right else {}
@@ -202,13 +213,15 @@ class _Labels:
 
 def run(
     model, data, batch_loss, *, optimizer, validate, epochs, batch_size, augment, callbacks, resume, progress, rng,
-    report=dict, precision="float32", others=(), history=None,
+    report=dict, precision="float32", others=(), history=None, split=None, settings=dict,
 ):  # fmt: skip
     """The loop itself; see `fit`.
 
     ``batch_loss(batch)`` is a scalar Tensor; ``validate()`` (or None) and ``report()`` are dicts of numbers, asked for once
     at the end of each epoch: what was measured on the validation data, and what was counted while training. ``others`` are
-    parameters whose optimizer is a callback's, ``history`` an empty `History` that the caller writes into as well.
+    parameters whose optimizer is a callback's, ``history`` an empty `History` that the caller writes into as well, ``split``
+    where ``data`` come from, if not from the caller as they are. ``settings()`` are names and plain values that a resumed run
+    must share.
     """
     epochs = checks.whole("training", "epochs", epochs, "[1, inf)", "how often to pass over the data", 10)
     callbacks = as_callbacks(callbacks)
@@ -218,7 +231,12 @@ def run(
     streams = dict(zip(("shuffle", "augment", "layers"), checks.generator("training", rng).spawn(3)))
     steps = math.ceil(len(data) / batch_size)
     arithmetic = Arithmetic(precision, model)
-    state = Run(model, optimizer, callbacks, epochs, steps, len(data), streams, arithmetic, list(others))
+    split = split or split_validation(data, None, None, resume)[2]
+    kind, batch = type(optimizer).__name__, min(int(batch_size), len(data))
+    own = {"batch_size": batch, "optimizer": kind, "augment": described(augment)}
+    shared = functools.cache(lambda: own | settings())  # at the first checkpoint, once: it may take a while
+    state = Run(model, optimizer, callbacks, epochs, steps, len(data), streams, arithmetic, list(others), split=split,
+                settings=shared)  # fmt: skip
     state.history = History() if history is None else history
     if resume is not None:
         load_checkpoint(resume, state)
@@ -226,6 +244,8 @@ def run(
     bar = Progress(progress, epochs, steps, state.step)
     with Interrupts(state) as state.interrupts:
         state.tell("on_train_begin")
+        if resume is not None and (state.epoch == epochs or state.stopped):
+            _warn_finished(resume, state)
         try:
             while state.epoch < epochs and not state.stopped:
                 _epoch(state, data, batch_loss, validate, report, batch_size, augment, bar)
@@ -308,17 +328,14 @@ def _not_finite(state, batch, value):
     )
 
 
-def split_validation(data, validation, rng):
-    """(training data, validation data or None) from a fraction, a Dataset or None."""
-    if validation is None or isinstance(validation, Dataset):
-        return data, validation
-    if not (isinstance(validation, float) and 0 < validation < 1):
-        raise ValueError(
-            f"training got validation = {validation!r}.\nIt is a fraction in (0, 1), or a Dataset.\n"
-            "Write validation=0.1 to hold out a tenth."
-        )
-    held_out, rest = data.split(validation, rng=rng)
-    return rest, held_out
+def _warn_finished(path, state):
+    """Say that a resumed run has nothing left to do."""
+    if state.stopped:
+        how, cure = "was stopped by a callback", "Give that one more patience to go on, EarlyStopping(patience=20)."
+    else:
+        more = f"write epochs={state.epoch + 10} for 10 more."
+        how, cure = "is finished", f"epochs counts all, those in the file too: {more}"
+    warnings.warn(f"The run in {path} {how} after {state.epoch} epochs: nothing is trained.\n{cure}", stacklevel=4)
 
 
 def check_augmentation(who, augment):
