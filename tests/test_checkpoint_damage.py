@@ -144,7 +144,8 @@ def changed(rng, tree, arrays):
         way = str(rng.choice(sorted(ways)))
         ways[way]()
         return f"array {name}: {way}"
-    path = [place for place in places(tree, []) if place][rng.integers(len(places(tree, [])) - 1)]
+    nodes = places(tree, [])[1:]
+    path = nodes[rng.integers(len(nodes))]
     node = tree
     for key in path[:-1]:
         node = node[key]
@@ -156,22 +157,26 @@ def changed(rng, tree, arrays):
     return f"{path} = {value!r}"
 
 
+def listed(tree, arrays):
+    return json.dumps(tree), {name: (a.dtype, a.shape, a.tobytes()) for name, a in arrays.items()}
+
+
 @pytest.mark.parametrize("signed", [True, False], ids=["with its fingerprint", "as from an older version"])
 @pytest.mark.parametrize("train", [pruned, distilled])
 def test_a_changed_file_loads_whole_or_changes_nothing(train, signed, tmp_path, monkeypatch):
     path, other = tmp_path / "run.npz", tmp_path / "changed.npz"
+    monkeypatch.setattr("os.fsync", lambda file: None)  # most of the time, and of no interest here
     train(path, epochs=3, rng=0)
     run = fresh_run(train, path, monkeypatch)
-    before, refused = snapshot(run), 0
-    for seed in range(300):
-        rng = np.random.default_rng([seed, signed])
-        arrays = read_npz(path)
+    before, refused, saved = snapshot(run), 0, read_npz(path)
+    for seed in range(150):
+        arrays = dict(saved)
         tree = json.loads(arrays.pop(TREE).tobytes())
         if not signed:
             del tree["sha256"]
-        original = json.dumps(tree), {name: (a.dtype, a.shape, a.tobytes()) for name, a in arrays.items()}
-        what = changed(rng, tree, arrays)
-        now = json.dumps(tree), {name: (a.dtype, a.shape, a.tobytes()) for name, a in arrays.items()}
+        original = listed(tree, arrays)
+        what = changed(np.random.default_rng([seed, signed]), tree, arrays)
+        now = listed(tree, arrays)
         write_npz(other, {TREE: np.frombuffer(json.dumps(tree).encode(), np.uint8), **arrays})
         try:
             checkpoint.load_checkpoint(other, run)
@@ -182,6 +187,6 @@ def test_a_changed_file_loads_whole_or_changes_nothing(train, signed, tmp_path, 
         else:
             assert not signed or now == original or what == "('sha256',) deleted", what
             run = fresh_run(train, path, monkeypatch)
-    assert refused > (280 if signed else 150)
+    assert refused > (140 if signed else 110)
     checkpoint.load_checkpoint(path, run)
     assert snapshot(run) != before and run.epoch == 3

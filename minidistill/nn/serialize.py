@@ -113,7 +113,7 @@ def load(path, into=None, max_bytes=4 * 2**30):
         return into
     except FileFormatError:
         raise
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+    except (ArithmeticError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         cause = str(error).split("\n")[0].strip("'\". ")
         raise bad_file(path, f"Its description cannot be followed: {cause}.", "Save the model again.") from error
 

@@ -188,6 +188,8 @@ def _masks_of(model):
 class Checkpoint:
     """Write everything that a resumed run needs into a file, atomically; see ``fit(..., resume=path)``.
 
+    The data are not in it, but their fingerprint is: the first write reads them once.
+
     Parameters
     ----------
     path : path

@@ -168,8 +168,8 @@ def _damage(state):
         return "its counters do not fit its history"
     for logs in state["history"]:
         fine = isinstance(logs, dict) and all(isinstance(name, str) for name in logs)
-        if not fine or not all(isinstance(value, (int, float, np.ndarray)) for value in logs.values()):
-            return "its history holds something else than names and numbers"
+        if not fine or not all(isinstance(value, (*_PLAIN, list, np.ndarray)) for value in logs.values()):
+            return "its history holds something else than names and values"
     names = state.get("callback_names", [""] * len(state["callbacks"]))
     if len(names) != len(state["callbacks"]) or not all(isinstance(name, str) for name in names):
         return "its callbacks have no names"
@@ -377,7 +377,7 @@ def _take_arrays(value, path, arrays):
             path += "'"
         arrays[path] = value
         return {"array": path}
-    if isinstance(value, (np.integer, np.floating)):
+    if isinstance(value, (np.integer, np.floating, np.bool_)):
         return value.item()
     return value  # JSON of Python holds integers of any size, and the exact bits of a float
 

@@ -40,8 +40,8 @@ class Split:
     def notes(self):
         """What a later run must be given again: fingerprints of the data, and the fraction if there is one.
 
-        Every byte is read, once a run, and only if there is a checkpoint: 0.3 s for the 188 MB of MNIST. A sample of the
-        data would miss two rows that changed places.
+        Every byte is read, once a run and only if there is a checkpoint: a part of the data would not tell that two rows
+        changed places.
         """
         validation = fingerprint(self._validation) if isinstance(self._validation, Dataset) else self._validation
         return {"data": fingerprint(self._whole), "validation": validation}
@@ -97,16 +97,14 @@ def split_validation(data, validation, rng, resume=None, streams=0):
 def _resumed(split, data, validation, resume):
     """The split of the run in the file, or that of this one if it is the same or the file is too old to know."""
     saved = read_checkpoint(resume).get("split")
-    if saved is None:
-        if isinstance(validation, float):
-            warnings.warn(
-                f"{resume} was written before checkpoints held their validation split: it is drawn anew.\nWith another rng, "
-                "a Generator, or data in another order, samples are held out that this model was trained on.\n"
-                "Pass the rng (an int), the data and the fraction that the run was started with.",
-                stacklevel=4,
-            )
-        return split
-    if saved["train"] is None or any(saved[name] != note for name, note in split.notes.items()):
+    if saved is None and isinstance(validation, float):
+        warnings.warn(
+            f"{resume} was written before checkpoints held their validation split: it is drawn anew.\nWith another rng, a "
+            "Generator, or data in another order, samples are held out that this model was trained on.\n"
+            "Pass the rng (an int), the data and the fraction that the run was started with.",
+            stacklevel=4,
+        )
+    if saved is None or saved["train"] is None or any(saved[name] != note for name, note in split.notes.items()):
         return split  # of other data: `load_checkpoint` refuses them
     return Split(data, validation, saved["train"], saved["held_out"])
 
