@@ -119,7 +119,7 @@ def line_of(*functions):
 def test_wherever_it_comes_the_weights_are_those_of_the_last_whole_step():
     straight = Watch()
     train(straight)
-    first, update, last = line_of(("loop.py", "_epoch"), ("base.py", "_update"), ("interrupts.py", "__exit__"))
+    first, update, last = line_of(("loop.py", "_epoch"), ("base.py", "_apply"), ("interrupts.py", "__exit__"))
     every_line_of_an_update = range(update, update + 60)
     between = np.random.default_rng(1).integers(first, last, 60)
     steps = set()

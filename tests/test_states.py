@@ -198,7 +198,8 @@ def test_a_checkpoint_holds_each_mask_once_and_a_dense_one_takes_masks_away(digi
     dense = net(2)
     md.fit(dense, digits[0][:64], epochs=1, callbacks=[Checkpoint(path)], **settings)
     model = prune.magnitude(net(2), 0.5)
-    md.fit(model, digits[0][:64], epochs=1, callbacks=[Checkpoint(path)], resume=path, **settings)
+    with pytest.warns(UserWarning, match="is finished"):
+        md.fit(model, digits[0][:64], epochs=1, callbacks=[Checkpoint(path)], resume=path, **settings)
     same([p.data for p in model.parameters()], [p.data for p in dense.parameters()])
 
 

@@ -297,6 +297,8 @@ class Module:
         before, whole = self.state_dict(), False
         constraints = [(p.constraints, p.constraints[:]) for p in self.parameters()]
         try:
+            if masks:
+                self._set_masks(state)
             self._assign(state)
             self.check_all()
             whole = True

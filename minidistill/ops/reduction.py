@@ -17,15 +17,13 @@ def _spread(g, shape, axis, keepdims):
     return np.broadcast_to(g, shape)
 
 
-def _count(shape, axis):
-    """How many elements go into one result."""
+def _count(op, shape, axis):
+    """How many elements go into one result: at least one."""
     axes = range(len(shape)) if axis is None else np.atleast_1d(axis)
-    return int(np.prod([shape[i] for i in axes]))
-
-
-def _of_nothing(op, shape, axis):
+    if count := int(np.prod([shape[i] for i in axes])):
+        return count
     where = "" if axis is None else f" over axis {axis}"
-    return ValueError(
+    raise ValueError(
         f"`{op}` of an array of shape {shape} was asked for{where}.\nOf no numbers there is none.\n"
         "Look for an empty batch or selection, and skip it: if len(x)."
     )
@@ -51,9 +49,7 @@ def mean(x, axis=None, *, keepdims=False):
     """Arithmetic mean of the elements."""
     x = as_tensor(x)
     shape = x.shape
-    n = _count(shape, axis)
-    if n == 0:
-        raise _of_nothing("mean", shape, axis)
+    n = _count("mean", shape, axis)
     vjp = (lambda g: _spread(g / n, shape, axis, keepdims),)
     return record("mean", x.data.mean(axis=axis, keepdims=keepdims), (x,), vjp, saves=())
 
@@ -61,9 +57,7 @@ def mean(x, axis=None, *, keepdims=False):
 def var(x, axis=None, *, ddof=0, keepdims=False):
     """Variance: mean squared distance from the mean, with n - ddof in the denominator."""
     x = as_tensor(x)
-    n = _count(x.shape, axis)
-    if n == 0:
-        raise _of_nothing("var", x.shape, axis)
+    n = _count("var", x.shape, axis)
     centred = x.data - x.data.mean(axis=axis, keepdims=True)
 
     vjp = (lambda g: _spread(2 * g / (n - ddof), centred.shape, axis, keepdims) * centred,)
@@ -74,7 +68,7 @@ def std(x, axis=None, *, ddof=0, keepdims=False):
     """Standard deviation, the square root of `var`. Of equal numbers it is exactly 0, and so is the gradient."""
     x = as_tensor(x)
     a = x.data
-    n = _count(a.shape, axis)
+    n = _count("std", a.shape, axis)
     centred = a - a.mean(axis=axis, keepdims=True)
     out = a.std(axis=axis, ddof=ddof, keepdims=True)
     if n > ddof:  # the mean of equal numbers is rounded, and what that leaves has no direction
@@ -113,8 +107,7 @@ def min(x, axis=None, *, keepdims=False):
 def _extremum(op, function, x, axis, keepdims):
     x = as_tensor(x)
     a = x.data
-    if a.size == 0 and _count(a.shape, axis) == 0:
-        raise _of_nothing(op, a.shape, axis)
+    _count(op, a.shape, axis)
     out = function(a, axis=axis, keepdims=keepdims)
 
     def vjp(g):
