@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import platform
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -395,6 +396,23 @@ def test_the_kind_follows_what_numba_may_compile():
     assert kinds_with(NUMBA_CPU_NAME="haswell", NUMBA_CPU_FEATURES="+avx2,+fma") == ["avx2", "vectors"]
     assert kinds_with(NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="") == ["vectors"]
     assert kinds_with(NUMBA_DISABLE_JIT="1") == ["plain"]
+
+
+@jit_only
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the names are those of x86")
+@pytest.mark.parametrize(
+    ("name", "features", "kinds"),
+    [
+        ("haswell", "", ["avx2", "vectors"]),
+        ("x86-64-v3", "-avx2", ["vectors"]),
+        ("alderlake", "", ["avx_vnni", "avx2", "vectors"]),
+        ("cascadelake", "", ["avx512_vnni", "avx2", "vectors"]),
+        ("generic", "+avx512vnni,+avx512bw,+avx512vl", ["avx512_vnni", "avx2", "vectors"]),
+    ],
+)
+def test_what_a_named_processor_implies(name, features, kinds):
+    """What Intel's manuals say of each: nothing is run, so the machine need not have the instructions."""
+    assert kinds_with(NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES=features) == kinds
 
 
 @jit_only

@@ -14,8 +14,8 @@ kind          instruction           what one does
 All give the same integers. ``vpmaddubsw``, which older libraries use for 8 bits, is not among them: it adds two products
 of up to 255 * 127 in 16 bits, and saturates.
 
-Numba is asked and not the processor: ``NUMBA_CPU_FEATURES`` can forbid instructions, and code for one that is switched off
-would abort the process.
+Numba is asked and not the processor: ``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES`` can forbid instructions, and code for
+one that is switched off would abort the process.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ import ctypes
 import functools
 import platform
 import sys
+
+import llvmlite.binding
+import numba
+from numba.core.compiler_lock import global_compiler_lock
 
 from minidistill.kernels._jit import JIT_ENABLED
 
@@ -42,21 +46,55 @@ def kinds() -> tuple[str, ...]:
     """The kinds that run here, the best first. "vectors" is always the last."""
     if not JIT_ENABLED:
         return ("plain",)
-    features = _numba_features()
+    features = _features()
     return tuple(k for k, needs in _NEEDS.items() if needs <= features and (k != "amx" or _may_use_tiles()))
 
 
 @functools.cache
 def has(feature: str) -> bool:
     """Whether Numba compiles for a processor with this feature, by LLVM's name for it ("avx512f")."""
-    return JIT_ENABLED and feature in _numba_features()
+    return JIT_ENABLED and feature in _features()
 
 
-def _numba_features() -> set[str]:
+@functools.cache
+def _features() -> set[str]:
+    """The features that Numba compiles for, among those asked for here."""
     from numba.core.registry import cpu_target  # here, since asking starts Numba's compiler
 
-    _, _, features = cpu_target.target_context.codegen().magic_tuple()
-    return {name[1:] for name in features.split(",") if name.startswith("+")}
+    codegen = cpu_target.target_context.codegen()
+    triple, _, listed = codegen.magic_tuple()
+    if (numba.config.CPU_NAME is None and numba.config.CPU_FEATURES is None) or not triple.startswith(("x86", "i686")):
+        return {name[1:] for name in listed.split(",") if name.startswith("+")}  # LLVM lists all that this machine has
+    return _compiled_for(codegen, listed, sorted({"avx512f"}.union(*_NEEDS.values())))
+
+
+def _compiled_for(codegen, listed: str, names: list[str]) -> set[str]:
+    """Those of the features that a user's choice of processor and features comes to, by LLVM's own account.
+
+    "haswell" alone implies AVX2, and "+avx512vnni" AVX-512; LLVM keeps a table of that and shows it to nobody. But it moves a
+    function into its caller only if the caller has all features of the function: so for each feature a function that asks
+    for it is compiled, and LLVM has answered where the function is gone.
+    """
+    text = ""
+    for i, name in enumerate(names):
+        asked = f"{listed},+{name}" if listed else f"+{name}"
+        text += f"""
+            define internal i32 @asks{i}(i32 %x) #{i} {{
+                %y = call i32 asm sideeffect "", "=r,0"(i32 %x)
+                ret i32 %y
+            }}
+            define i32 @caller{i}(i32 %x) {{
+                %y = call i32 @asks{i}(i32 %x)
+                ret i32 %y
+            }}
+            attributes #{i} = {{ "target-features"="{asked}" }}
+        """
+    library = codegen.create_library("features")
+    library.add_llvm_module(llvmlite.binding.parse_assembly(text))
+    with global_compiler_lock:
+        library.finalize()
+    left = library.get_llvm_str()
+    return {name for i, name in enumerate(names) if f"@asks{i}(" not in left}
 
 
 def _may_use_tiles() -> bool:
