@@ -207,7 +207,7 @@ def test_units_that_no_data_woke_are_scaled_with_the_others():
 @pytest.mark.parametrize("way", WAYS)
 def test_masks_stay_and_so_do_zeros(way):
     model, x = plain(), inputs()
-    prune.magnitude(model, 0.5)
+    prune.magnitude(model, 0.5, scope="layer")
     other = WAYS[way](model, x)
     for a, b in zip(model.layers, other.layers):
         if isinstance(a, nn.Dense):

@@ -148,7 +148,7 @@ def test_converted_layers_check_their_arguments(layer):
 
 def test_pruned_columns_cost_nothing_and_wide_layers_get_wider_indices():
     for k, columns in ((256, np.uint8), (257, np.uint16), (65_537, np.uint32)):
-        dense = prune.magnitude(nn.Dense(k, 2, rng=0), 0.999)
+        dense = prune.magnitude(nn.Dense(k, 2, rng=0), 0.999, allow_empty="")
         dense.weight.constraints[0].kept[k - 1] = True  # the last input is in use
         dense.weight.data[k - 1] = 1
         sparse = prune.to_sparse(dense)
@@ -161,7 +161,7 @@ def test_pruned_columns_cost_nothing_and_wide_layers_get_wider_indices():
 def test_a_fully_pruned_layer_gives_its_bias():
     dense = nn.Dense(20, 3, rng=0)
     dense.bias.assign([1, 2, 3])
-    with pytest.raises(ValueError, match=r"every weight of ''.\nNothing would be left"):
+    with pytest.raises(ValueError, match=r"every weight of layer ''.\nNothing would be left"):
         prune.magnitude(dense, 0.999)  # round(59.94) of 60
     set_mask(dense.weight, np.zeros((20, 3), bool))
     sparse = prune.to_sparse(dense)
@@ -255,7 +255,7 @@ def test_a_shared_weight_is_counted_and_masked_once():
     (lambda m: prune.threshold(m, float("nan")), "value = nan"),
 ])  # fmt: skip
 def test_pruning_mistakes_are_told_and_change_nothing(call, text):
-    model = prune.magnitude(network(), 0.9, layers=["1"])
+    model = prune.magnitude(network(), 0.9, layers=["1"], allow_empty="1")
     before, kept = model.copy(), model.layers[1].weight.constraints[0].kept.copy()
     with pytest.raises(ValueError, match=text):
         call(model)

@@ -421,7 +421,9 @@ def test_what_ties_units_is_named_where_one_is_dead_and_only_there(model, path, 
     if last is not model.get(path):
         assert prune.shrink(model, X).get(path).out_features == 4
     model = _masked(model, path, [0])
-    unchanged(model, lambda: prune.shrink(model, X), f"1 of the 4 units of layer {path!r}", tie, "layers=[")
+    unchanged(
+        model, lambda: prune.shrink(model, X), f"1 of the 4 units of layer {path!r}", tie, "No other unit can go. Keep"
+    )
     left = prune.shrink(model, X, layers=[])
     same(left, model, X.astype(np.float32), atol=0)
 
@@ -449,7 +451,7 @@ def test_the_product_of_two_towers_ties_them():
     model, ids = Towers(), np.arange(7)
     kill(model.user, [3])
     call = lambda: prune.shrink(model, (ids, X))  # noqa: E731
-    unchanged(model, call, "1 of the 5 units of layer 'user'", "operation `multiply`", "layers=[]")
+    unchanged(model, call, "1 of the 5 units of layer 'user'", "operation `multiply`", "No other unit can go")
     assert widths(prune.shrink(model, (ids, X), layers=["item"])) == widths(model)
 
 
@@ -459,7 +461,7 @@ def test_a_constant_that_meets_data_out_of_sight_is_a_tie():
             return self.second(self.first(x) * (1.0 + ids[:, None]))  # ids are on no tape
 
     model, ids = _masked(Weighted(None), "first", [1]), np.arange(7)
-    unchanged(model, lambda: prune.shrink(model, (X, ids)), "layer 'first'", "changes with the input", "layers=")
+    unchanged(model, lambda: prune.shrink(model, (X, ids)), "layer 'first'", "changes with the input", "No other unit")
     model.first.bias.assign(np.zeros(4))  # 0 times anything is 0
     same(prune.shrink(model, (X, ids)), model, X, ids, atol=1e-6)
     infinite = _masked(Between(np.log), "first", [1])

@@ -124,6 +124,7 @@ def sensitivity(
     name, judge = _judge(model, validation, measure, loss)
     if criterion is None:
         criterion = magnitude if calibration is None else partial(obs, data=calibration)
+        criterion = partial(criterion, allow_empty=list(replaceable(model)))  # what that does is measured
     make = partial(_built, calibration=calibration, criterion=criterion, options=options)
     return Sensitivity(model.copy(), choices, make, judge, name, count)
 

@@ -24,6 +24,7 @@ from ..explain import Table
 from ..ledger import machine
 from ..nn import Mask, Module, Sequential, replace, watch
 from ..nn.forward_only import replaceable
+from ..nn.graph import check_samples
 from ..nn.serialize import register
 from ..prune import SparseDense, shrink
 from ..quantize import post_training
@@ -160,6 +161,7 @@ def choose(model, data, batch_sizes=(1, 32, 256), int8=False, seconds=0.01, roun
             "choose found no Dense layer.\nIt chooses how Dense layers are computed.\nPass a float model with "
             "nn.Dense layers."
         )
+    check_samples(model, data)
     timing = {"seconds": seconds, "settle": seconds / 2, "rounds": rounds}
     whole, ways = _whole_models(model, data, int8)
     forms, picks, measured = [], [], []

@@ -54,7 +54,8 @@ def crossover(
     rng = np.random.default_rng(0)
     table = {}
     for row, sparsity in enumerate(sparsities):
-        layer = magnitude(Dense(in_features, out_features, activation="relu", rng=0), sparsity)
+        layer = Dense(in_features, out_features, activation="relu", rng=0)
+        layer = magnitude(layer, sparsity, allow_empty="")
         ways = {"dense": layer, "sparse": SparseDense.from_dense(layer, single=min(batch_sizes) <= 2)}
         if int8:
             calibration = rng.normal(size=(256, in_features)).astype(np.float32)

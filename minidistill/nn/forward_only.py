@@ -86,3 +86,36 @@ def replaceable(model):
     A subclass with a forward of its own computes something else; it is left out.
     """
     return {p: m for p, m in model.named_modules() if isinstance(m, Dense) and type(m).forward is Dense.forward}
+
+
+def is_for_training(module):
+    """Whether it is a layer of `prepare_qat`, by its method ``converted``: this floor does not know these classes."""
+    return callable(getattr(type(module), "converted", None))
+
+
+def refuse_converted(model, who, order):
+    """Say what is wrong with a model in which nothing was found to work on, if that is because it was converted before.
+
+    Parameters
+    ----------
+    model : Module
+    who : str
+        The public function.
+    order : str
+        What to do with the float model instead, in this order.
+
+    Raises
+    ------
+    ValueError
+    """
+    for module in model.modules():
+        if is_for_training(module):
+            raise ValueError(
+                f"{who} got a model of quantize.prepare_qat, with {module!r}.\nIts layers become integers when training is "
+                f"done, and nothing else.\nWrite quantize.convert(model); or start from the float model: {order}."
+            )
+        if isinstance(module, ForwardOnly):
+            raise ValueError(
+                f"{who} got a model that was converted before: it has {module!r}.\nSparse and integer layers only run.\n"
+                f"Start from the float model that it was made from: {order}."
+            )

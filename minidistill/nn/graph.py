@@ -87,6 +87,23 @@ class Graph:
                 waiting += node.inputs
         return found
 
+    def output_layers(self):
+        """The layer calls whose units are the model's outputs: at most activations, dropout, joins and reshapes follow."""
+        waiting, found = [self.nodes[-1]], []
+        while waiting:
+            node = waiting.pop()
+            sources = [source for source in node.inputs if source.kind != "constant"]
+            if node.kind == "layer":
+                passes = isinstance(node.module, (Activation, Dropout, Flatten, Concatenate))
+            else:
+                alone = len(sources) == 1 and sources[0].shape == node.shape and node.name not in ("matmul", "dense")
+                passes = alone or node.name in ("concatenate", "reshape")
+            if passes:
+                waiting += sources
+            elif node.kind == "layer":
+                found.append(node)
+        return found
+
 
 def trace(model, *inputs):
     """Run the model once in eval mode on example inputs and return its `Graph`.
@@ -151,6 +168,8 @@ def example_inputs(model, example=None, rows=2):
     """
     checks.whole("an example", "rows", rows, "[2, inf)", "the number of samples to run", 2)
     if example is not None:
+        check_samples(model, example)
+        example = getattr(example, "inputs", example)  # of a Dataset
         inputs = tuple(np.asarray(x) for x in (example if isinstance(example, tuple) else (example,)))
         inputs = tuple(x[:rows] if x.ndim else x.reshape(1)[:0] for x in inputs)
         if min(map(len, inputs)) < 2:
@@ -168,6 +187,43 @@ def example_inputs(model, example=None, rows=2):
             "tuple, example=(users[:2], items[:2])."
         )
     return guessed
+
+
+def check_samples(model, data, output=None):
+    """Refuse data that is no array of samples: what all functions do that look at a model by data without labels.
+
+    Parameters
+    ----------
+    model : Module
+    data : ndarray, tuple of ndarrays (several inputs), or Dataset
+    output : ndarray, optional
+        What the model answered to all of it: as many answers as samples. Without, the model's first layers tell how many
+        axes its inputs have, if they can.
+
+    Raises
+    ------
+    TypeError
+        If it is a generator, or another object that is read only once.
+    ValueError
+        If the axis that counts samples was forgotten.
+    """
+    inputs = getattr(data, "inputs", data)
+    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+    for x in inputs:
+        if not hasattr(x, "__array__") and not isinstance(x, (list, tuple, int, float)):
+            raise TypeError(
+                f"calibration or example data for a {type(model).__name__} was given as a {type(x).__name__}.\nIt is read "
+                "several times: an array, a tuple of arrays for several inputs, or a Dataset.\n"
+                "Pass train.x[:1000]; of a generator of batches, np.concatenate(list(batches))."
+            )
+    expected = _guess_inputs(model) if output is None else None
+    short = any(np.ndim(x) < like.ndim and like.dtype.kind == "f" for x, like in zip(inputs, expected or ()))
+    if short or not all(np.ndim(x) for x in inputs) or (output is not None and len(output) != len(inputs[0])):
+        raise ValueError(
+            f"calibration or example data for a {type(model).__name__} has the shape "
+            f"{', '.join(str(np.shape(x)) for x in inputs)}.\nThe first axis counts samples; this is a single one.\n"
+            "Pass several, train.x[:1000]; x[0] is one of them, x[:1] an array of one."
+        )
 
 
 def summary(model, *inputs):

@@ -29,10 +29,10 @@ from ..tensor import gradients, recording
 from ..training.inference import watch_inputs
 from ..training.loop import batch_inputs
 from ..training.task import default_loss
-from .masks import kept_of, mask_lowest, prunable, set_mask, share_of
+from .masks import kept_of, mask_lowest, prunable, set_masks, share_of
 
 
-def magnitude(model, sparsity, scope="global", layers=None):
+def magnitude(model, sparsity, scope="global", layers=None, allow_empty=()):
     """Mask the weights of smallest absolute value, in place (Han et al. 2015, section 3; in one shot).
 
     Parameters
@@ -48,6 +48,10 @@ def magnitude(model, sparsity, scope="global", layers=None):
         with a dict, too); or the incoming weights of each output unit for themselves.
     layers : list of str, optional
         Dotted paths of the layers to prune; all `Dense` layers by default.
+    allow_empty : list of str, optional
+        Dotted paths of layers that may lose all their weights or, where they come last in the model, all those of an output.
+        Anywhere else that is refused. A model with a ``forward`` of its own shows its last layer only where a criterion is
+        given data; without, whole layers are looked at.
 
     Returns
     -------
@@ -57,20 +61,20 @@ def magnitude(model, sparsity, scope="global", layers=None):
     Raises
     ------
     ValueError
-        If a sparsity is out of range, 1, or less than what is masked already, a path or scope is unknown, or a weight is
-        NaN or infinite. The model is unchanged then.
+        If a sparsity is out of range, 1, or less than what is masked already, a path or scope is unknown, a weight is NaN or
+        infinite, or a layer or an output would lose its last weight. The model is unchanged then.
     """
-    chosen = prunable(model, layers, sparsity)
+    chosen = prunable(model, layers, sparsity, allow_empty=allow_empty)
     mask_lowest(chosen, {path: np.abs(layer.weight.data) for path, layer in chosen.items()}, sparsity, scope)
     return model
 
 
-def threshold(model, value, layers=None):
+def threshold(model, value, layers=None, allow_empty=()):
     """Mask every weight with ``abs(w) < value``, in place, in addition to those that are masked already.
 
     Parameters
     ----------
-    model, layers
+    model, layers, allow_empty
         As in `magnitude`.
     value : float, or dict of str to float
         Not negative. A weight of exactly this size is kept, so 0 masks nothing. A dict has one for each layer.
@@ -83,15 +87,15 @@ def threshold(model, value, layers=None):
     Raises
     ------
     ValueError
-        As in `magnitude`, and if nothing would be left. The model is unchanged then.
+        As in `magnitude`. The model is unchanged then.
     """
     _check_limit("threshold", "value", value, "It is held against absolute values", 0.02)
-    chosen = prunable(model, layers, value)
+    chosen = prunable(model, layers, value, allow_empty=allow_empty)
     _mask_below(chosen, {path: share_of(value, path) for path in chosen})
     return model
 
 
-def standard_deviation(model, quality, layers=None):
+def standard_deviation(model, quality, layers=None, allow_empty=()):
     """Mask every weight with ``abs(w) < quality * σ``, in place; σ is the standard deviation in its layer.
 
     Han et al. 2015, "Learning both Weights and Connections for Efficient Neural Networks", sets its thresholds this way.
@@ -100,7 +104,7 @@ def standard_deviation(model, quality, layers=None):
 
     Parameters
     ----------
-    model, layers
+    model, layers, allow_empty
         As in `magnitude`.
     quality : float, or dict of str to float
         Not negative; between 0.5 and 2, usually. A dict has one for each layer.
@@ -116,7 +120,7 @@ def standard_deviation(model, quality, layers=None):
         As in `threshold`. The model is unchanged then.
     """
     _check_limit("standard_deviation", "quality", quality, "It is a multiple of a standard deviation", 1.0)
-    chosen, limits = prunable(model, layers, quality), {}
+    chosen, limits = prunable(model, layers, quality, allow_empty=allow_empty), {}
     for path, layer in chosen.items():
         left = layer.weight.data[kept_of(layer.weight)]
         limits[path] = share_of(quality, path) * (left.std() if left.size else 0.0)
@@ -124,12 +128,12 @@ def standard_deviation(model, quality, layers=None):
     return model
 
 
-def random(model, sparsity, scope="global", layers=None, rng=None):
+def random(model, sparsity, scope="global", layers=None, rng=None, allow_empty=()):
     """Mask weights drawn by lot, in place: the control that every criterion is to be compared with.
 
     Parameters
     ----------
-    model, sparsity, scope, layers
+    model, sparsity, scope, layers, allow_empty
         As in `magnitude`. What is masked already stays masked and is counted.
     rng : int, np.random.Generator or None
 
@@ -144,12 +148,13 @@ def random(model, sparsity, scope="global", layers=None, rng=None):
         As in `magnitude`. The model is unchanged then.
     """
     # A stream of its own: a model made with the same number was drawn from the numbers that this generator gives first.
-    chosen, (rng,) = prunable(model, layers, sparsity), checks.generator("prune.random", rng).spawn(1)
+    chosen = prunable(model, layers, sparsity, allow_empty=allow_empty)
+    (rng,) = checks.generator("prune.random", rng).spawn(1)
     mask_lowest(chosen, {path: rng.random(layer.weight.shape) for path, layer in chosen.items()}, sparsity, scope)
     return model
 
 
-def gradient(model, sparsity, data, loss=None, scope="global", layers=None, batch_size=256):
+def gradient(model, sparsity, data, loss=None, scope="global", layers=None, batch_size=256, allow_empty=()):
     """Mask the weights of smallest ``abs(w * dL/dw)``, in place: to first order, what the loss changes by without them.
 
     On trained weights it is the first-order Taylor criterion (Molchanov et al. 2017, "Pruning Convolutional Neural Networks
@@ -158,7 +163,7 @@ def gradient(model, sparsity, data, loss=None, scope="global", layers=None, batc
 
     Parameters
     ----------
-    model, sparsity, scope, layers
+    model, sparsity, scope, layers, allow_empty
         As in `magnitude`.
     data : Dataset
         With targets. The gradient is that of the mean loss over all of it, in eval mode.
@@ -180,7 +185,7 @@ def gradient(model, sparsity, data, loss=None, scope="global", layers=None, batc
         As in `magnitude`, if no gradient reaches a layer, or if one is NaN or infinite. The model is unchanged then.
     """
     _check_labelled(data)
-    chosen = prunable(model, layers, sparsity)
+    chosen = prunable(model, layers, sparsity, allow_empty=allow_empty, data=data)
     found = _mean_gradients(model, chosen, data, default_loss(data.y, loss), batch_size)
     check_reached(chosen, found, "no gradient of the loss reached")
     scores = {path: np.abs(layer.weight.data * found[path]) for path, layer in chosen.items()}
@@ -188,7 +193,7 @@ def gradient(model, sparsity, data, loss=None, scope="global", layers=None, batc
     return model
 
 
-def activation(model, sparsity, data, scope="output", layers=None, batch_size=256):
+def activation(model, sparsity, data, scope="output", layers=None, batch_size=256, allow_empty=()):
     """Mask the weights of smallest ``abs(w) * ‖x‖``, in place; ‖x‖ is the L2 norm over the data of the input they multiply.
 
     Wanda (Sun, Liu, Bair & Kolter 2024, "A Simple and Effective Pruning Approach for Large Language Models", section 3). A
@@ -196,7 +201,7 @@ def activation(model, sparsity, data, scope="output", layers=None, batch_size=25
 
     Parameters
     ----------
-    model, sparsity, layers
+    model, sparsity, layers, allow_empty
         As in `magnitude`, but `Dense` layers only.
     data : ndarray, tuple of ndarrays (several inputs), or Dataset
         Typical inputs, some hundred or more; labels are not used.
@@ -216,7 +221,7 @@ def activation(model, sparsity, data, scope="output", layers=None, batch_size=25
     ValueError
         As in `magnitude`, or if the data does not reach a layer or holds NaN or infinity. The model is unchanged then.
     """
-    chosen, squares = prunable(model, layers, sparsity, Dense), {}
+    chosen, squares = prunable(model, layers, sparsity, Dense, allow_empty, data), {}
 
     def see(path, rows):
         with np.errstate(over="ignore"):  # an infinite score is told later, with the layer's name
@@ -248,17 +253,12 @@ def _mean_gradients(model, layers, data, loss, batch_size):
 
 
 def _mask_below(layers, limits):
-    """Mask the weights below their layer's limit, unless nothing would be left in all of these layers."""
+    """Mask the weights below their layer's limit."""
     weights = {path: layer.weight for path, layer in layers.items()}
     kept = {path: kept_of(weight) & (np.abs(weight.data) >= limits[path]) for path, weight in weights.items()}
-    if not any(part.any() for part in kept.values()):
-        told = ", ".join(f"{path!r}: {limit:.4g}" for path, limit in limits.items())
-        raise ValueError(
-            f"pruning got limits above every weight ({told}).\nNothing would be left.\n"
-            "Take lower limits; np.abs(layer.weight.numpy()).max() is the largest weight of a layer."
-        )
-    for path, weight in weights.items():
-        set_mask(weight, kept[path])
+    told = ", ".join(f"{path!r}: {limit:.4g}" for path, limit in limits.items())
+    advice = f"Take lower limits ({told}); np.abs(layer.weight.numpy()).max() is the largest weight of a layer"
+    set_masks(layers, kept, advice=advice)
 
 
 def _check_limit(who, name, value, rule, usual):

@@ -7,29 +7,69 @@ bytes. Masks are never inferred from ``w == 0``: a weight may be zero by chance 
 This file holds what all criteria share. A criterion is a score for every weight, or for every unit of several weights, and
 is written in four lines::
 
-    chosen = prunable(model, layers, sparsity)                                       # {path: layer}
+    chosen = prunable(model, layers, sparsity, allow_empty=allow_empty)              # {path: layer}
     scores = {path: np.abs(layer.weight.data) for path, layer in chosen.items()}     # {path: array}
     mask_lowest(chosen, scores, sparsity, scope)                                     # the lowest are masked, exactly so many
     return model
 
-Everything is checked and chosen before the first weight is changed. Read ``criteria.py`` next.
+Everything is checked and chosen before the first weight is changed. All masks pass through `set_masks`, which refuses to
+take the last weight of a layer or of an output of the model. Read ``criteria.py`` next.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import KeysView
 from numbers import Real
 
 import numpy as np
 
 from .. import checks
-from ..nn import Dense, Embedding, Mask
+from ..nn import Dense, Embedding, Mask, example_inputs, trace
+from ..nn.forward_only import refuse_converted
 from ..nn.module import check_module
 
 SCOPES = ("global", "layer", "output")
+# What a forward may raise where inputs or widths are not those that it was written for.
+OF_A_FORWARD = TypeError, ValueError, RuntimeError, LookupError, AssertionError, AttributeError, ArithmeticError
 
 
-def prunable(model, layers=None, settings=None, kind=None):
+class AlreadyMasked(ValueError):
+    """More is masked than was asked for; ``least`` is what may be asked for."""
+
+    least = 0.0
+
+
+class Emptied(ValueError):
+    """A layer or an output of the model would lose its last weight; ``certain`` if so with any weights, by rounding."""
+
+    certain = False
+
+
+class Layers(dict):
+    """{path: layer}, made by `prunable`; with it, the model and what may be emptied there.
+
+    Attributes
+    ----------
+    model : Module, or None
+    allow_empty : list of str
+    example : tuple of ndarray, or None
+        Inputs of the model, if a criterion was given any.
+    """
+
+    model, allow_empty, example = None, (), None
+
+    def last(self):
+        """Ids of the weights of the model's last layers; none where the model cannot be traced."""
+        try:
+            with np.errstate(all="ignore"):
+                nodes = trace(self.model, *example_inputs(self.model, self.example)).output_layers()
+        except OF_A_FORWARD:  # no example, or one that its forward cannot do with
+            return set()
+        return {id(getattr(node.module, "weight", None)) for node in nodes}
+
+
+def prunable(model, layers=None, settings=None, kind=None, allow_empty=(), data=None):
     """The layers that pruning may touch, each weight once; or an error that names what there is.
 
     Parameters
@@ -41,10 +81,14 @@ def prunable(model, layers=None, settings=None, kind=None):
         A sparsity or the like. A dict names the layers by its keys, and ``layers`` is left out then.
     kind : type, optional
         `Dense` or `Embedding`, where only one of them will do. It is then the default, too.
+    allow_empty : list of str, or str
+        Paths of layers that `set_masks` may empty.
+    data : Dataset, ndarray or tuple of ndarrays, optional
+        Inputs of the model, by which its last layer is found; guessed where it can be.
 
     Returns
     -------
-    dict of str to Module
+    Layers
 
     Raises
     ------
@@ -60,8 +104,11 @@ def prunable(model, layers=None, settings=None, kind=None):
     default = [path for path, module in known.items() if isinstance(module, kind or Dense)]
     layers = [layers] if isinstance(layers, str) else default if layers is None else layers
     check_paths("pruning", layers)
+    allow_empty = [allow_empty] if isinstance(allow_empty, str) else list(allow_empty)
     name = "Embedding" if kind is Embedding else "Dense"
-    for path in layers:
+    if not known:
+        refuse_converted(model, "pruning", "prune it, then convert it again")
+    for path in [*layers, *allow_empty]:
         if path not in known:
             raise ValueError(
                 f"pruning was asked for the layer {path!r}.\nThis prunes {name} layers{'' if kind else ' and tables'}, "
@@ -83,7 +130,9 @@ def prunable(model, layers=None, settings=None, kind=None):
             "pruning met a weight that is NaN or infinite.\nWeights are compared by size.\n"
             "Train the model again; md.fit stops where a loss is no longer finite."
         )
-    return dict(reversed(chosen.values()))
+    found = Layers(reversed(chosen.values()))
+    found.model, found.allow_empty, found.example = model, allow_empty, getattr(data, "inputs", data)
+    return found
 
 
 def check_paths(who, layers):
@@ -103,42 +152,117 @@ def check_criterion(who, criterion):
         )
 
 
-def mask_lowest(layers, scores, sparsity, scope="global"):
-    """Mask the weights of lowest score, in place: exactly ``round(sparsity * n)`` of each group.
+def mask_lowest(layers, scores, sparsity, scope="global", scopes=SCOPES):
+    """Mask the weights, or units of several weights, of lowest score, in place: exactly ``round(sparsity * n)`` of a group.
 
     Parameters
     ----------
     layers : dict of str to Module
         From `prunable`.
     scores : dict of str to ndarray
-        One for each weight, by the same paths. The masked weights' own do not matter.
+        By the same paths, one for each weight; or for each block of them, if the shape is a part of the weight's. Of what is
+        masked already they do not matter; a block is, if all of it is.
     sparsity, scope
         As in `criteria.magnitude`.
+    scopes : tuple of str
+        Those that the caller's user may choose.
+
+    Returns
+    -------
+    dict of str to ndarray of bool
+        Which are kept, of the shapes of the scores.
 
     Raises
     ------
     ValueError
-        As `keep_highest` and `check_left`. Nothing is changed then.
+        As `keep_highest` and `set_masks`. Nothing is changed then.
     """
-    masked = {path: ~kept_of(layer.weight) for path, layer in layers.items()}
-    kept = keep_highest(scores, masked, sparsity, scope)
-    check_left(kept, "layer" if isinstance(sparsity, dict) and scope == "global" else scope)
-    for path, mask in kept.items():
+    before = {path: kept_of(layer.weight) for path, layer in layers.items()}
+    units = {
+        path: np.ones([n // part for n, part in zip(before[path].shape, s.shape)], bool) for path, s in scores.items()
+    }
+    gone = {path: ~_any_of(before[path], unit.shape) for path, unit in units.items()}
+
+    def chosen(scope):
+        kept = keep_highest(scores, gone, sparsity, scope)
+        return kept, {path: before[path] & np.kron(kept[path], unit) for path, unit in units.items()}
+
+    kept, masks = chosen(scope)
+    by_count = scope != "global" or isinstance(sparsity, dict) or len(masks) == 1
+    others = {f'scope="{s}"': lambda s=s: chosen(s)[1] for s in SCOPES[SCOPES.index(scope) + 1 :] if s in scopes}
+    set_masks(layers, masks, by_count, others)
+    return kept
+
+
+def _any_of(kept, unit):
+    """Which blocks of this shape hold a True."""
+    grid = np.ravel([(n // part, part) for n, part in zip(kept.shape, unit)])
+    return kept.reshape(grid).any(axis=(1, 3))
+
+
+def set_masks(layers, masks, by_count=False, others=None, advice="Ask for less"):
+    """Give weights these masks in place of those they had, or refuse all: every criterion and schedule ends here.
+
+    Parameters
+    ----------
+    layers : dict of str to Module
+        From `prunable`; of another dict, only whole layers are looked at.
+    masks : dict of str to ndarray of bool
+        By the same paths.
+    by_count : bool
+        Whether a layer that loses everything does so whatever its weights are.
+    others : dict of str to callable, optional
+        {what to write: masks that come of it}, in place of this; the first that would do is recommended.
+    advice : str
+        What to do else.
+
+    Raises
+    ------
+    Emptied
+        A ValueError: if a layer that had a weight would have none, or an output of the model, a column of its last layer.
+        Its answers would not depend on the inputs any more. Nothing is changed then.
+    """
+    layers = layers if isinstance(layers, Layers) else Layers(layers)
+    whole, outputs = _emptied(layers, masks)
+    if whole or outputs:
+        what = [f"every weight of layer {path!r}" for path in whole]
+        what += [f"all that leads to {_told(columns)} of the last layer, {path!r}" for path, columns in outputs.items()]
+        cure = next((text for text, other in (others or {}).items() if _would_do(layers, other)), None)
+        error = Emptied(
+            f"pruning would mask {'; '.join(what)}.\nNothing would be left there: the answers no longer depend on the "
+            f"inputs.\n{f'Write {cure}, or ask for less' if cure else advice}; where it is meant, write "
+            f"allow_empty={[*layers.allow_empty, *whole, *outputs]}."
+        )
+        error.certain = by_count and bool(whole)
+        raise error
+    for path, mask in masks.items():
         set_mask(layers[path].weight, mask)
 
 
-def check_left(kept, scope):
-    """Refuse masks that leave a group without a weight, be it by rounding: its answers would not depend on the inputs.
+def _emptied(layers, masks):
+    """([paths of layers], {path: [outputs]}) that these masks would take the last weight of, and that are not allowed to."""
+    allowed = {id(layers.model.get(path).weight) for path in layers.allow_empty}
+    weights = {path: layers[path].weight for path in masks if id(layers[path].weight) not in allowed}
+    lost = {path: kept_of(weight).any(axis=0) & ~masks[path].any(axis=0) for path, weight in weights.items()}
+    lost = {path: columns for path, columns in lost.items() if columns.any()}
+    whole = [path for path in lost if not masks[path].any()]
+    last = layers.last() if len(lost) > len(whole) else ()
+    outputs = {path: np.flatnonzero(lost[path]).tolist() for path in lost if id(weights[path]) in last}
+    return whole, {path: columns for path, columns in outputs.items() if path not in whole}
 
-    A layer that loses all its weights in a comparison over all layers is legal; `sparsity` shows it.
-    """
-    empty = [path for path, mask in kept.items() if not mask.any(axis=0 if scope == "output" else None).all()]
-    if empty and (scope != "global" or len(empty) == len(kept)):
-        raise ValueError(
-            f"pruning would mask every weight of {'an output of ' if scope == 'output' else ''}"
-            f"{', '.join(map(repr, empty))}.\nNothing would be left: the answers no longer depend on the inputs.\n"
-            "Ask for less: this sparsity is rounded to all of them."
-        )
+
+def _told(outputs):
+    """Such as "output 3", or "7 outputs (0, 1, 2, ...)"."""
+    if len(outputs) == 1:
+        return f"output {outputs[0]}"
+    return f"{len(outputs)} outputs ({', '.join(map(str, outputs[:3]))}{', ...' * (len(outputs) > 3)})"
+
+
+def _would_do(layers, other):
+    try:
+        return not any(_emptied(layers, other()))
+    except AlreadyMasked:
+        return False
 
 
 def keep_highest(scores, masked, sparsity, scope="global"):
@@ -175,28 +299,37 @@ def keep_highest(scores, masked, sparsity, scope="global"):
     ranked = {path: np.where(masked[path], -np.inf, score) for path, score in scores.items()}
     _check_scores(scores, masked)
     if scope == "output":
-        return {path: _keep_in_columns(path, rank, share_of(sparsity, path)) for path, rank in ranked.items()}
+        columns = [(path, j) for path, part in masked.items() for j in range(part.shape[1])]
+        groups = {f"{path}, output {j}": (masked[path][:, j], share_of(sparsity, path)) for path, j in columns}
+        counts = dict(zip(columns, exact_counts(groups).values()))
+        return {path: keep_along(rank, counts[path, 0], axis=0) for path, rank in ranked.items()}
+    groups = {"": list(ranked)} if scope == "global" else {path: [path] for path in ranked}
+    together = {name: np.concatenate([ranked[path].ravel() for path in paths]) for name, paths in groups.items()}
+    counts = exact_counts({n: (r == -np.inf, share_of(sparsity, groups[n][0])) for n, r in together.items()})
     kept = {}
-    for paths in [list(ranked)] if scope == "global" else [[path] for path in ranked]:
-        together = np.concatenate([ranked[path].ravel() for path in paths])
-        count = exact_count(together == -np.inf, share_of(sparsity, paths[0]), "" if scope == "global" else paths[0])
-        left = np.ones(together.size, bool)
-        left[lowest(together, count)] = False
+    for name, paths in groups.items():
+        left = np.ones(together[name].size, bool)
+        left[lowest(together[name], counts[name])] = False
         parts = np.split(left, np.cumsum([ranked[path].size for path in paths])[:-1])
         kept |= {path: part.reshape(ranked[path].shape) for path, part in zip(paths, parts)}
     return kept
 
 
-def exact_count(masked, sparsity, path=""):
-    """round(sparsity * n), of which those that are masked already are a part; or an error if these are more."""
-    count = round(sparsity * masked.size)
-    if masked.sum() > count:
-        raise ValueError(
-            f"pruning{f' layer {path!r}' if path else ''} to sparsity = {sparsity} was asked for, where "
-            f"{masked.mean():.4f} is masked already.\nPruning adds to masks and never takes away.\n"
-            "Ask for at least as much, or start from an unpruned copy."
+def exact_counts(groups):
+    """{name: round(share * n)} of {name: (masked, share)}; what is masked already is a part of it, and may not be more."""
+    counts = {name: round(share * masked.size) for name, (masked, share) in groups.items()}
+    over = {name: masked.mean() for name, (masked, _) in groups.items() if masked.sum() > counts[name]}
+    if over:
+        name = max(over, key=over.get)
+        least = math.ceil(round(over[name] * 1e4, 6)) / 1e4
+        error = AlreadyMasked(
+            f"pruning{f' layer {name!r}' if name else ''} to sparsity = {groups[name][1]} was asked for, where "
+            f"{over[name]:.4f} is masked already.\nPruning adds to masks and never takes away.\n"
+            f"Ask for at least {least}, or start from an unpruned copy."
         )
-    return count
+        error.least = least
+        raise error
+    return counts
 
 
 def lowest(scores, count):
@@ -266,10 +399,3 @@ def _check_scores(scores, masked):
             f"pruning got scores that are NaN or infinite, in the layers {', '.join(map(repr, wrong))}.\n"
             "Weights are compared by their scores.\nLook at the data and the loss: both must be finite for this model."
         )
-
-
-def _keep_in_columns(path, ranked, sparsity):
-    masked = ranked == -np.inf
-    columns = (column for column in masked.T)
-    count = max(exact_count(column, sparsity, f"{path}, output {j}") for j, column in enumerate(columns))
-    return keep_along(ranked, count, axis=0)

@@ -4,6 +4,8 @@ how sensitive each layer is.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +15,7 @@ from ..nn import Dense, Embedding, Mask
 from ..nn.module import check_module
 from ..training import evaluate
 from .criteria import magnitude
-from .masks import check_criterion, check_sparsity, kept_of, prunable
+from .masks import Emptied, check_criterion, check_sparsity, kept_of, prunable
 
 
 class Count(NamedTuple):
@@ -107,7 +109,8 @@ class SensitivityReport:
         The model as it is.
     sparsities : list of float
     values : dict of str to list of float
-        By path: the metric with this layer alone pruned to each of the sparsities. NaN where the layer is sparser already.
+        By path: the metric with this layer alone pruned to each of the sparsities. NaN where the layer is sparser already,
+        or the criterion refuses to leave it, or an output of the model, without a weight.
     weights : dict of str to int
         How many weights each layer has.
     """
@@ -131,7 +134,7 @@ def sensitivity(
     model,
     data,
     sparsities=(0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98),
-    criterion=magnitude,
+    criterion=None,
     metric=None,
     layers=None,
     loss=None,
@@ -149,7 +152,8 @@ def sensitivity(
         With targets. Validation data: what is chosen by the test set is not measured by it any more.
     sparsities : sequence of float in [0, 1)
     criterion : callable
-        ``criterion(model, {path: sparsity})`` prunes in place.
+        ``criterion(model, {path: sparsity})`` prunes in place. By default `prune.magnitude`, which may take all weights of
+        an output here: what that costs is what is measured.
     metric : str or callable, optional
         As in `md.evaluate`, or "loss". By default the accuracy where something is decided, else the loss.
     layers : list of str, optional
@@ -173,21 +177,23 @@ def sensitivity(
     )
     check_sparsity(dict(enumerate(sparsities)))
     sparsities = [float(s) for s in sparsities]
-    check_criterion("prune.sensitivity", criterion)
+    if criterion is not None:
+        check_criterion("prune.sensitivity", criterion)
     chosen = prunable(model, layers)
     asked = None if metric is None else [] if metric == "loss" else [metric]
     name, baseline = _measured(model, data, loss, asked)
     values = {}
     for path, layer in chosen.items():
+        prune = criterion or partial(magnitude, allow_empty=[path])
         n, masked = layer.weight.size, np.count_nonzero(~kept_of(layer.weight))
         values[path] = []
         for s in sparsities:
-            if round(s * n) < masked:
-                values[path].append(np.nan)
-                continue
-            twin = model.copy()
-            criterion(twin, {path: s})
-            values[path].append(_measured(twin, data, loss, asked)[1])
+            values[path].append(np.nan)
+            if round(s * n) >= masked:
+                twin = model.copy()
+                with suppress(Emptied):
+                    prune(twin, {path: s})
+                    values[path][-1] = _measured(twin, data, loss, asked)[1]
     return SensitivityReport(name, baseline, sparsities, values, {p: layer.weight.size for p, layer in chosen.items()})
 
 

@@ -29,7 +29,7 @@ import numpy as np
 from .. import checks
 from ..nn import Dense, Embedding
 from .criteria import magnitude
-from .masks import check_sparsity, kept_of, lowest, set_mask
+from .masks import AlreadyMasked, Emptied, check_sparsity, kept_of, lowest, prunable, set_masks
 
 
 class Schedule:
@@ -50,8 +50,11 @@ class Schedule:
     TypeError
         If the criterion cannot be called.
     ValueError
-        If a sparsity is out of range, or the initial one is larger than the last.
+        If a sparsity is out of range, or the initial one is larger than the last. When training begins, if more is masked
+        than ``initial``, or the last pruning is sure to empty a layer; where only the weights will tell, at that pruning.
     """
+
+    _grows = True  # from the initial sparsity
 
     def __init__(self, sparsity, criterion=magnitude, initial=0.0):
         check_sparsity(sparsity)
@@ -65,8 +68,8 @@ class Schedule:
                 f"{type(self).__name__} got criterion = {criterion!r}.\nA criterion is a function of (model, sparsity) that "
                 "prunes in place.\nPass the function itself: criterion=prune.magnitude."
             )
-        least = min(sparsity.values(), default=0) if isinstance(sparsity, dict) else sparsity
-        if initial > least:
+        self._least = min(sparsity.values(), default=0) if isinstance(sparsity, dict) else sparsity
+        if initial > self._least:
             raise ValueError(
                 f"{type(self).__name__} got initial = {initial} and sparsity = {sparsity}.\nPruning adds to masks and never "
                 "takes away.\nStart from less than what is to be reached."
@@ -90,7 +93,7 @@ class Schedule:
         raise NotImplementedError
 
     def on_train_begin(self, run):
-        """Refuse a run that ends too soon; try the next pruning on a copy, so that an error comes before any change."""
+        """Refuse a run that ends too soon; try the next and the last pruning on a copy: an error comes before any change."""
         plan = self.plan(run.steps_per_epoch)
         last, steps = max(plan), run.epochs * run.steps_per_epoch
         if last > steps:
@@ -100,8 +103,8 @@ class Schedule:
                 "Train for more epochs, or let the schedule end sooner."
             )
         due = [step for step in plan if step >= run.step]
-        if due:
-            self.criterion(run.model.copy(), plan[due[0]])
+        for step in dict.fromkeys([*due[:1], *due[-1:]]):
+            self._try(run, step, plan[step])
         self._plan = plan
 
     def state_dict(self):
@@ -128,6 +131,22 @@ class Schedule:
         """Prune, if it is due and need not wait for the next epoch."""
         if run.step % run.steps_per_epoch or run.step == run.epochs * run.steps_per_epoch:
             self._prune(run)
+
+    def _try(self, run, step, sparsity):
+        """Prune a copy. What empties a layer is passed over where the training until then may change that."""
+        try:
+            self.criterion(run.model.copy(), sparsity)
+        except Emptied as error:
+            if error.certain or step == run.step:
+                raise
+        except AlreadyMasked as error:
+            if not self._grows or error.least > self._least:
+                raise
+            raise ValueError(
+                f"{type(self).__name__} starts from initial = {self.initial}, and the model is pruned to {error.least} "
+                f"already.\nPruning adds to masks and never takes away.\nWrite initial={error.least}, or start from an "
+                "unpruned copy."
+            ) from error
 
     def _prune(self, run):
         if run.step in self._plan:
@@ -161,9 +180,11 @@ class OneShot(Schedule):
         If a setting is out of range; when training begins, if the run ends before that step.
     """
 
+    _grows = False
+
     def __init__(self, sparsity, at=0, criterion=magnitude):
         super().__init__(sparsity, criterion)
-        self.at = whole_number("OneShot", "at", at, 0)
+        self.at = checks.whole("OneShot", "at", at, "[0, inf)", "the step after which it prunes", 0)
 
     def plan(self, steps_per_epoch):
         return {self.at: self.sparsity}
@@ -202,11 +223,11 @@ class Iterative(Schedule):
     def __init__(self, sparsity, rounds, every=1, unit="epochs", begin=0, initial=0.0, criterion=magnitude):
         super().__init__(sparsity, criterion, initial)
         self.rounds, self.every = (
-            whole_number("Iterative", "rounds", rounds, 1),
-            whole_number("Iterative", "every", every, 1),
+            checks.whole("Iterative", "rounds", rounds, "[1, inf)", "the number of rounds", 5),
+            checks.whole("Iterative", "every", every, "[1, inf)", "the steps or epochs between two cuts", 1),
         )
-        self.begin = whole_number("Iterative", "begin", begin, 0)
-        self.unit = _one_of("Iterative", "unit", unit, ("epochs", "steps"))
+        self.begin = checks.whole("Iterative", "begin", begin, "[0, inf)", "where it begins", 0)
+        self.unit = checks.choice("Iterative", "unit", unit, ("epochs", "steps"))
 
     def plan(self, steps_per_epoch):
         unit = steps_per_epoch if self.unit == "epochs" else 1
@@ -243,8 +264,9 @@ class Gradual(Schedule):
 
     def __init__(self, sparsity, begin, end, every=100, initial=0.0, criterion=magnitude):
         super().__init__(sparsity, criterion, initial)
-        self.begin, self.every = whole_number("Gradual", "begin", begin, 0), whole_number("Gradual", "every", every, 1)
-        self.end = whole_number("Gradual", "end", end, self.begin + 1)
+        self.begin = checks.whole("Gradual", "begin", begin, "[0, inf)", "where it begins", 0)
+        self.every = checks.whole("Gradual", "every", every, "[1, inf)", "the steps between two cuts", 100)
+        self.end = checks.whole("Gradual", "end", end, f"[{self.begin + 1}, inf)", "where it ends", self.begin + 1000)
 
     def plan(self, steps_per_epoch):
         def at(step):
@@ -288,6 +310,8 @@ class Regrow:
         Dotted paths of `Dense` and `Embedding` layers; all that are sparse by default.
     rng : int, np.random.Generator or None
         For what is drawn. A `Checkpoint` keeps its state.
+    allow_empty : list of str, optional
+        As in `prune.magnitude`: last layers of which an exchange may take all weights of an output.
 
     Raises
     ------
@@ -297,19 +321,20 @@ class Regrow:
     """
 
     def __init__(
-        self, every, fraction=0.3, end=None, drop="magnitude", grow="gradient", decay="cosine", layers=None, rng=None
-    ):
+        self, every, fraction=0.3, end=None, drop="magnitude", grow="gradient", decay="cosine", layers=None, rng=None,
+        allow_empty=(),
+    ):  # fmt: skip
         self.every, self.end = (
-            whole_number("Regrow", "every", every, 1),
-            end if end is None else whole_number("Regrow", "end", end, 1),
+            checks.whole("Regrow", "every", every, "[1, inf)", "the steps between two exchanges", 100),
+            end if end is None else checks.whole("Regrow", "end", end, "[1, inf)", "where it ends", 1000),
         )
         checks.number("Regrow", "fraction", fraction, "(0, 1]", "the share of the weights left that are exchanged", 0.3)
         self.fraction, self.layers = fraction, [layers] if isinstance(layers, str) else layers
-        self.drop = _one_of("Regrow", "drop", drop, ("magnitude", "random"))
-        self.grow = _one_of("Regrow", "grow", grow, ("gradient", "random"))
-        self.decay = _one_of("Regrow", "decay", decay, ("cosine", None))
+        self.drop = checks.choice("Regrow", "drop", drop, ("magnitude", "random"))
+        self.grow = checks.choice("Regrow", "grow", grow, ("gradient", "random"))
+        self.decay = checks.choice("Regrow", "decay", decay, ("cosine", None))
         self.generator = checks.generator("Regrow", rng)
-        self._paths, self._weights, self._end = None, None, None
+        self.allow_empty, self._paths, self._layers, self._end = allow_empty, None, None, None
 
     def on_train_begin(self, run):
         """Settle where it ends."""
@@ -319,28 +344,30 @@ class Regrow:
                 f"Regrow goes on until step {self.end}, and the run has {steps} steps.\nIt needs training after it.\n"
                 f"Let it end sooner, as end={max(1, 3 * steps // 4)} does, or train for more epochs."
             )
-        self._end, self._weights = 3 * steps // 4 if self.end is None else self.end, None
+        self._end, self._layers = 3 * steps // 4 if self.end is None else self.end, None
         if run.epoch == 0:
             self._paths = None  # what an earlier run exchanged; a resumed one goes on with it
 
     def on_loss(self, run):
         """Find the sparse layers, once, in the first step: by now a `OneShot` anywhere in the list has made them."""
-        if self._weights is None:
+        if self._layers is None:
             self._paths = self._paths or self._sparse_layers(run)
-            self._weights = [run.model.get(path).weight for path in self._paths]
+            self._layers = prunable(run.model, self._paths, allow_empty=self.allow_empty)
 
     def on_step_end(self, run):
         """Exchange weights, if it is time."""
         if run.step % self.every or run.step >= min(self._end, run.epochs * run.steps_per_epoch):
             return
-        share = self.share(run.step, self._end)
-        for weight in self._weights:
-            if weight.grad is None and self.grow == "gradient":
+        share, masks, places = self.share(run.step, self._end), {}, {}
+        for path, layer in self._layers.items():
+            if layer.weight.grad is None and self.grow == "gradient":
                 continue
-            kept = kept_of(weight)
-            dropped, revived = self._exchanged(weight, kept, share)
-            kept.ravel()[dropped], kept.ravel()[revived] = False, True
-            set_mask(weight, kept)
+            kept = masks[path] = kept_of(layer.weight)
+            dropped, places[path] = self._exchanged(layer.weight, kept, share)
+            kept.ravel()[dropped], kept.ravel()[places[path]] = False, True
+        set_masks(self._layers, masks, advice="Exchange a smaller fraction, or prune this layer less")
+        for path, revived in places.items():
+            weight = self._layers[path].weight
             run.optimizer.forget(weight, np.unravel_index(revived, weight.shape))
 
     def share(self, step, end):
@@ -390,21 +417,3 @@ class Regrow:
                 "stay there.\nName the layers that are trained: layers=[...]."
             )
         return list(chosen.values())
-
-
-def whole_number(who, name, value, least):
-    """The value as an int, if it is a whole number and not below the least; an error in three lines otherwise."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(
-            f"{who} got {name} = {value!r}.\nIt is a whole number, at least {least}.\n"
-            f"Write {name}={max(least, 1)}, for example."
-        )
-    return int(value)
-
-
-def _one_of(who, name, value, known):
-    if value not in known:
-        raise ValueError(
-            f"{who} got {name} = {value!r}.\nIt is one of: {', '.join(map(repr, known))}.\nWrite {name}={known[0]!r}."
-        )
-    return value

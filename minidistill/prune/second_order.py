@@ -29,10 +29,10 @@ from ..kernels.blas import OneBlasThread
 from ..nn import Dense
 from ..nn.hessian import Hessian, walk
 from .criteria import see_inputs
-from .masks import check_left, check_sparsity, exact_count, kept_of, lowest, prunable, set_mask, share_of
+from .masks import check_sparsity, exact_counts, kept_of, lowest, prunable, set_masks, share_of
 
 
-def obs(model, sparsity, data, damping=0.01, layers=None, block=8, exact=False, batch_size=256):
+def obs(model, sparsity, data, damping=0.01, layers=None, block=8, exact=False, batch_size=256, allow_empty=()):
     """Mask weights and correct those that stay, in place, so that each layer's output changes little over the data.
 
     Parameters
@@ -59,6 +59,8 @@ def obs(model, sparsity, data, damping=0.01, layers=None, block=8, exact=False, 
         up to some hundred inputs.
     batch_size : int
         Samples that pass through the model at a time. It has no influence beyond rounding.
+    allow_empty : list of str, optional
+        As in `prune.magnitude`.
 
     Returns
     -------
@@ -73,20 +75,20 @@ def obs(model, sparsity, data, damping=0.01, layers=None, block=8, exact=False, 
     """
     check_sparsity(sparsity)
     _check_settings(damping, block)
-    chosen = prunable(model, layers, sparsity, Dense)
+    chosen = prunable(model, layers, sparsity, Dense, allow_empty, data)
+    gone = {path: ~kept_of(layer.weight) for path, layer in chosen.items()}
+    counts = exact_counts({path: (masked, share_of(sparsity, path)) for path, masked in gone.items()})
     hessians = {path: Hessian(f"layer {path!r}") for path in chosen}
     see_inputs(model, chosen, data, lambda path, rows: hessians[path].see(rows), batch_size)
     pruned = {}
     with OneBlasThread():  # many small products and systems: a second thread would wait longer than it works
         for path, layer in chosen.items():
             hessian, upper = hessians[path].factor(damping)
-            weight, masked = layer.weight.data.astype(np.float64), ~kept_of(layer.weight)
-            count = exact_count(masked, share_of(sparsity, path), path)
+            weight, masked, count = layer.weight.data.astype(np.float64), gone[path], counts[path]
             kept = _one_by_one(weight, masked, upper, count) if exact else _walk(weight, masked, upper, count, block)
             pruned[path] = _solved(weight, kept, hessian), kept
-    check_left({path: kept for path, (_, kept) in pruned.items()}, "layer")
-    for path, (weight, kept) in pruned.items():
-        set_mask(chosen[path].weight, kept)
+    set_masks(chosen, {path: kept for path, (_, kept) in pruned.items()}, by_count=True)
+    for path, (weight, _) in pruned.items():
         chosen[path].weight.assign(weight)
     return model
 

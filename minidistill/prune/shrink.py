@@ -15,15 +15,12 @@ from __future__ import annotations
 import numpy as np
 
 from ..nn import Dense, Embedding, Mask, Parameter, example_inputs, mode, trace, watch
+from ..nn.forward_only import is_for_training, refuse_converted
 from ..nn.module import check_module
 from ..tensor import Tensor, recording
 from ..training.loop import check_optimizer
-from .masks import check_paths
+from .masks import OF_A_FORWARD, check_paths
 from .units import Units
-
-# What a forward may raise when a width is not the one that it was written for.
-_OF_A_FORWARD = TypeError, ValueError, RuntimeError, LookupError, AssertionError, AttributeError
-
 
 ROWS = 256  # of an example, that are run
 
@@ -62,6 +59,8 @@ def shrink(model, example=None, optimizer=None, layers=None):
     if optimizer is not None:
         check_optimizer("prune.shrink", optimizer)
     followed = {path: m for path, m in model.named_modules() if isinstance(m, (Dense, Embedding))}
+    if not followed or any(map(is_for_training, followed.values())):
+        refuse_converted(model, "shrink", "prune.shrink(model), then convert it or prepare it again")
     chosen = _chosen(followed, layers)
     cuts = {}
     if any(isinstance(c, Mask) for layer in followed.values() for c in layer.weight.constraints):
@@ -180,7 +179,7 @@ def _check_same(smaller, inputs, before, cuts):
         scale = np.abs(before).max(initial=0)
         if after.shape == before.shape and np.allclose(after, before, rtol=1e-6, atol=1e-9 * scale, equal_nan=True):
             return
-    except _OF_A_FORWARD as error:
+    except OF_A_FORWARD as error:
         failure, cause = error, str(error).split("\n")[0].rstrip(".")
     raise ValueError(
         f"shrink cut the layers {', '.join(map(repr, cuts))}, and the model does not run as before: {cause}.\n"

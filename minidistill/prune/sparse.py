@@ -15,7 +15,7 @@ from ..kernels import sparse_dense
 from ..kernels.cpu import has
 from ..kernels.sparse_formats import FORMATS, WORD, SparseMatrix, fill_groups, in_lanes, index_of, place_bits
 from ..nn import Mask, Parameter, replace
-from ..nn.forward_only import ForwardOnly, replaceable
+from ..nn.forward_only import ForwardOnly, refuse_converted, replaceable
 from ..nn.module import check_module
 from ..nn.serialize import register
 from .masks import kept_of
@@ -260,6 +260,8 @@ def to_sparse(model, format="csr", values="float32", n=2, m=4, single=False):
 
 def _nothing_to_store(model):
     """The error for a model without a layer that can be stored sparse."""
+    if not replaceable(model):
+        refuse_converted(model, "to_sparse", "prune it, then prune.to_sparse(model), or with values='int8' for both")
     others = [m for m in model.modules() for p in vars(m).values() if isinstance(p, Parameter)
               if any(isinstance(c, Mask) for c in p.constraints)]  # fmt: skip
     if not others:
@@ -269,8 +271,7 @@ def _nothing_to_store(model):
         )
     return ValueError(
         f"to_sparse found masks, but on no plain Dense layer: the first is on {others[0]!r}.\nIt stores Dense layers, and "
-        "Embedding tables with whole rows masked.\nA model of prepare_qat becomes integers, its zeros kept: "
-        "quantize.convert(model). To store it sparse, prune a model of nn.Dense layers."
+        "Embedding tables with whole rows masked.\nName layers of nn.Dense: prune.magnitude(model, 0.9, layers=[...])."
     )
 
 

@@ -10,7 +10,7 @@ function             a unit is                                  what it is good 
 `embedding_columns`  one number of each vector                  `shrink` makes the table narrower
 ===================  =========================================  ======================================================
 
-A unit gets a score, and ``masks.keep_highest`` picks an exact number of the lowest, as it does with single weights. A unit
+A unit gets a score, and ``masks.mask_lowest`` picks an exact number of the lowest, as it does with single weights. A unit
 counts as masked already when all of its weights are. Read ``masks.py`` and ``criteria.py`` before this file.
 
 Given up: what a neuron did is not handed on to those that stay (as the paper of "redundancy" does, and ``second_order.py``
@@ -26,16 +26,17 @@ import numpy as np
 from ..datasets import Dataset
 from ..kernels import matmul
 from ..nn import Activation, Dense, Embedding, example_inputs, trace, watch
-from ..nn.forward_only import ForwardOnly
+from ..nn.forward_only import ForwardOnly, refuse_converted
+from ..nn.graph import check_samples
 from ..nn.module import check_module
 from ..training import predict
 from .criteria import check_reached
-from .masks import check_left, check_sparsity, keep_along, keep_highest, kept_of, prunable, set_mask
+from .masks import check_sparsity, keep_along, kept_of, mask_lowest, prunable, set_mask, set_masks
 
 NEURON_CRITERIA = ("norm", "activation", "redundancy")
 
 
-def neurons(model, fraction, layers=None, by="norm", data=None, example=None, batch_size=256):
+def neurons(model, fraction, layers=None, by="norm", data=None, example=None, batch_size=256, allow_empty=()):
     """Mask whole neurons of hidden `Dense` layers, in place: their incoming weights and their bias.
 
     Parameters
@@ -59,6 +60,8 @@ def neurons(model, fraction, layers=None, by="norm", data=None, example=None, ba
         ``data`` nor ``layers``.
     batch_size : int
         Samples of ``data`` that pass through the model at a time.
+    allow_empty : list of str, optional
+        As in `prune.magnitude`. An output neuron is masked only where its layer is named here, too.
 
     Returns
     -------
@@ -76,7 +79,7 @@ def neurons(model, fraction, layers=None, by="norm", data=None, example=None, ba
     check_module("prune.neurons", model)
     if layers is None and not isinstance(fraction, dict):
         layers = _hidden_layers(model, _rows_of(data) if example is None else example)
-    chosen = prunable(model, layers, fraction, Dense)
+    chosen = prunable(model, layers, fraction, Dense, allow_empty, data if example is None else example)
     if by == "activation":
         scores = _activity(model, chosen, data, batch_size)
     elif by == "redundancy":
@@ -90,7 +93,7 @@ def neurons(model, fraction, layers=None, by="norm", data=None, example=None, ba
     return model
 
 
-def n_m(model, n=2, m=4, layers=None):
+def n_m(model, n=2, m=4, layers=None, allow_empty=()):
     """Keep at most the n largest of each m neighbouring inputs of each output, in place: N:M sparsity.
 
     Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks", is about 2:4. The groups are the inputs 0 to m - 1, m to
@@ -104,6 +107,8 @@ def n_m(model, n=2, m=4, layers=None):
         masked before. Of equal magnitudes, the first go.
     layers : list of str, optional
         Dotted paths of the `Dense` layers to prune; all by default.
+    allow_empty : list of str, optional
+        As in `prune.magnitude`: where more was masked before, a group may keep nothing.
 
     Returns
     -------
@@ -121,23 +126,22 @@ def n_m(model, n=2, m=4, layers=None):
             f"prune.n_m got n = {n!r} and m = {m!r}.\nOf each m neighbours n are kept: whole numbers, 1 <= n <= m.\n"
             "Write prune.n_m(model, n=2, m=4)."
         )
-    chosen, masks = prunable(model, layers, kind=Dense), {}
+    chosen, masks = prunable(model, layers, kind=Dense, allow_empty=allow_empty), {}
     for path, layer in chosen.items():
         _check_divides("n_m", path, layer, (m, 1))
         kept = kept_of(layer.weight)
         ranked = np.where(kept, np.abs(layer.weight.data), -np.inf).reshape(-1, m, layer.out_features)
         masks[path] = kept & keep_along(ranked, m - n, axis=1).reshape(kept.shape)
-    for path, layer in chosen.items():
-        set_mask(layer.weight, masks[path])
+    set_masks(chosen, masks)
     return model
 
 
-def blocks(model, sparsity, shape=(8, 1), scope="global", layers=None):
+def blocks(model, sparsity, shape=(8, 1), scope="global", layers=None, allow_empty=()):
     """Mask whole blocks of weights, those with the smallest L2 norm, in place.
 
     Parameters
     ----------
-    model, layers
+    model, layers, allow_empty
         As in `prune.magnitude`, but `Dense` layers only.
     sparsity : float in [0, 1), or dict of str to float
         Fraction of the blocks to be masked afterwards, those masked before included: exactly ``round(sparsity * blocks)``.
@@ -157,22 +161,16 @@ def blocks(model, sparsity, shape=(8, 1), scope="global", layers=None):
         As in `prune.magnitude`, and if the shape does not divide that of a layer. The model is unchanged then.
     """
     _check_shape(shape)
-    chosen, (rows, columns) = prunable(model, layers, sparsity, Dense), shape
-    scores, gone = {}, {}
+    chosen, scores, (rows, columns) = prunable(model, layers, sparsity, Dense, allow_empty), {}, shape
     for path, layer in chosen.items():
         _check_divides("blocks", path, layer, shape)
         grid = layer.in_features // rows, rows, layer.out_features // columns, columns
         scores[path] = _norm(layer.weight.data.reshape(grid), axis=(1, 3))
-        gone[path] = ~kept_of(layer.weight).reshape(grid).any(axis=(1, 3))
-    left = keep_highest(scores, gone, sparsity, scope)
-    check_left(left, scope)
-    for path, kept in left.items():
-        weight = chosen[path].weight
-        set_mask(weight, kept_of(weight) & np.kron(kept, np.ones(shape, bool)))
+    mask_lowest(chosen, scores, sparsity, scope)
     return model
 
 
-def embedding_rows(model, fraction, layers=None, counts=None):
+def embedding_rows(model, fraction, layers=None, counts=None, allow_empty=()):
     """Mask whole rows of embedding tables, in place: ids whose vector is 0 from then on.
 
     Parameters
@@ -186,6 +184,8 @@ def embedding_rows(model, fraction, layers=None, counts=None):
     counts : array_like, shape (R,), or dict of str to such, optional
         How often each id occurs, such as ``np.bincount(users, minlength=R)``; the rarest go. Without, those with the
         smallest L2 norm.
+    allow_empty : list of str, optional
+        Dotted paths of tables that may lose all their rows.
 
     Returns
     -------
@@ -199,7 +199,7 @@ def embedding_rows(model, fraction, layers=None, counts=None):
         then.
     """
     check_sparsity(fraction, "fraction")
-    chosen = prunable(model, layers, fraction, Embedding)
+    chosen = prunable(model, layers, fraction, Embedding, allow_empty)
     if counts is None:
         scores = {path: _norm(table.weight.data, axis=1) for path, table in chosen.items()}
     else:
@@ -208,12 +208,12 @@ def embedding_rows(model, fraction, layers=None, counts=None):
     return model
 
 
-def embedding_columns(model, fraction, layers=None):
+def embedding_columns(model, fraction, layers=None, allow_empty=()):
     """Mask whole columns of embedding tables, those with the smallest L2 norm, in place.
 
     Parameters
     ----------
-    model, layers
+    model, layers, allow_empty
         As in `embedding_rows`.
     fraction : float in [0, 1), or dict of str to float
         Of the columns of each table, how many are to be masked afterwards: exactly ``round(fraction * D)``.
@@ -229,24 +229,15 @@ def embedding_columns(model, fraction, layers=None):
         As in `embedding_rows`.
     """
     check_sparsity(fraction, "fraction")
-    chosen = prunable(model, layers, fraction, Embedding)
+    chosen = prunable(model, layers, fraction, Embedding, allow_empty)
     _mask_lines(chosen, {path: _norm(t.weight.data, axis=0) for path, t in chosen.items()}, fraction, axis=0)
     return model
 
 
 def _mask_lines(layers, scores, fraction, axis):
     """Mask the columns (axis 0) or rows (axis 1) of lowest score, each layer for itself; return which are kept."""
-    gone = {path: ~kept_of(layer.weight).any(axis=axis) for path, layer in layers.items()}
-    kept = keep_highest(scores, gone, fraction, "layer")
-    for path, lines in kept.items():
-        if not lines.any():
-            raise ValueError(
-                f"pruning all {lines.size} units of layer {path!r} was asked for.\nA layer keeps at least one, or its result "
-                f"no longer depends on its input.\nAsk for less: this fraction of {lines.size} is rounded to all of them."
-            )
-    for path, layer in layers.items():
-        set_mask(layer.weight, kept_of(layer.weight) & np.expand_dims(kept[path], axis))
-    return kept
+    scores = {path: np.expand_dims(score, axis) for path, score in scores.items()}
+    return {p: kept.ravel() for p, kept in mask_lowest(layers, scores, fraction, "layer", scopes=()).items()}
 
 
 def _norm(values, axis):
@@ -269,8 +260,9 @@ def _activity(model, layers, data, batch_size):
             sums[path, follows] = sums.get((path, follows), 0) + sizes.sum(axis=0)
         return output
 
+    check_samples(model, data)
     with watch(note):
-        predict(model, data, batch_size)
+        check_samples(model, data, predict(model, data, batch_size))
     check_reached(layers, {path for path, _ in sums}, "the data never reached")
     return {path: sums[path, (path, True) in sums] for path in layers}
 
@@ -302,6 +294,8 @@ def _hidden_layers(model, example):
         node.name for node in graph.layers if isinstance(node.module, Dense) and id(node.module.weight) not in answers
     ]
     if not hidden:
+        if not any(isinstance(module, Dense) for module in model.modules()):
+            refuse_converted(model, "pruning", "prune it, then convert it again")
         raise ValueError(
             "prune.neurons found no hidden Dense layer.\nOutput neurons are the answers, and not pruned unless "
             "named.\nPass a model with a Dense layer before the last, or name layers: layers=['0']."

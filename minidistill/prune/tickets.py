@@ -18,8 +18,7 @@ import numpy as np
 from .. import checks
 from ..nn import Dense, example_inputs, initialize, trace
 from .criteria import magnitude
-from .masks import check_criterion, kept_of, prunable, set_mask
-from .schedules import whole_number
+from .masks import check_criterion, kept_of, prunable, set_mask, set_masks
 
 
 class Ticket:
@@ -68,24 +67,31 @@ class Ticket:
         """
         return self._masked(initialize(self._start.copy(), rng), self.masks)
 
-    def random(self, rng=None):
+    def random(self, rng=None, allow_empty=()):
         """The control with the same weights of the beginning, and as many left in each layer, at places drawn by lot.
 
         Parameters
         ----------
         rng : int, np.random.Generator or None
+        allow_empty : list of str, optional
+            As in `prune.magnitude`, which the lot may come to; where the ticket has units without weights, it may.
 
         Returns
         -------
         Module
         """
-        rng, masks = checks.generator("random_ticket", rng), {}
+        rng, masks, twin = checks.generator("random_ticket", rng), {}, self._start.copy()
         for path, count in self.kept.items():
             # What was masked from the first has no weight to start from.
             allowed = kept_of(self._start.get(path).weight)
             masks[path] = np.zeros(allowed.shape, bool)
             masks[path].ravel()[rng.choice(np.flatnonzero(allowed), count, replace=False)] = True
-        return self._masked(self._start.copy(), masks)
+        allow_empty = [allow_empty] if isinstance(allow_empty, str) else [*allow_empty]
+        allow_empty += [path for path, mask in self.masks.items() if not mask.any(axis=0).all()]
+        chosen = prunable(twin, list(masks), allow_empty=allow_empty)
+        pruned = {path: mask for path, mask in masks.items() if not mask.all()}
+        set_masks(chosen, pruned, advice="Take another rng, or a ticket of an earlier round")
+        return twin
 
     def __repr__(self):
         return f"Ticket(round={self.round}, remaining={self.remaining:.2%})"
@@ -230,8 +236,8 @@ def _check(train, rounds, rewind):
             f"lottery_tickets got train of type {type(train).__name__}.\nIt is a function of (model, callbacks) that "
             "trains the model in place.\nWrite def train(model, callbacks): return md.fit(model, data, callbacks=callbacks)."
         )
-    whole_number("lottery_tickets", "rounds", rounds, 1)
-    whole_number("lottery_tickets", "rewind", rewind, 0)
+    checks.whole("lottery_tickets", "rounds", rounds, "[1, inf)", "the number of tickets", 10)
+    checks.whole("lottery_tickets", "rewind", rewind, "[0, inf)", "the step to whose weights a ticket goes back", 0)
 
 
 def _check_trained(start, trained):

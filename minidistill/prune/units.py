@@ -154,9 +154,10 @@ class Units:
         if len(stuck):
             untied = free & (self.ties == "")
             others = [p for p in self.reads if untied[self.numbers[p]].any() and not len(self._stuck(p, free))]
+            cure = f"Shrink the others: prune.shrink(model, layers={others})" if others else "No other unit can go"
             raise ValueError(
                 f"shrink found {len(stuck)} of the {len(own)} units of layer {path!r} constant, and cannot take them out.\n"
-                f"{self.ties[stuck[0]]}\nLeave it as it is, prune.shrink(model, layers={others}), or do not prune its units."
+                f"{self.ties[stuck[0]]}\n{cure}. Keep the masked model as it is, or prune weights here and not units."
             )
         if (free[own] & self.constant[own]).all():
             raise ValueError(

@@ -11,6 +11,7 @@ Shapes: K inputs of a layer, M outputs, G groups of inputs.
 
 from __future__ import annotations
 
+import warnings
 from numbers import Integral
 
 import numpy as np
@@ -117,11 +118,33 @@ def weight_scales(weight, bias=None, input_scale=1.0, per_channel=True, bits=8, 
         scales *= _least_error(weight, scales, limit, per_channel)
     # Half of the room covers every rounding on the way, and costs a bit of the bias where it has some thirty.
     room = np.float32(1 if no_bias else bias_room(weight.shape[0]) / 2)
-    scales = np.maximum(scales, np.abs(bias) / room / np.float32(input_scale))
+    with np.errstate(over="ignore"):  # an infinite scale is refused with the layer
+        scales = np.maximum(scales, np.abs(bias) / room / np.float32(input_scale))
     if not per_channel:
         scales = np.full_like(scales, scales.max())
+    warn_of_bias(weight, bias, scales, limit)
     smallest = max(SMALLEST, SMALLEST / np.float32(input_scale))  # S_x * S_w must not become 0 either
     return np.where(scales > 0, np.maximum(scales, smallest), np.float32(1))
+
+
+def warn_of_bias(weight, bias, scales, limit):
+    """Tell of a column whose scale, (M,), its bias has made so large that little is left of its weights.
+
+    Small weights are no loss where others of the layer are so large that the answers follow from those: what counts is a
+    scale four times as large as any that the weights of the layer ask for.
+    """
+    largest = np.abs(weight).max(axis=0)
+    crowded = np.flatnonzero((largest > 0) & (scales > 4 * largest.max() / limit))
+    if len(crowded):
+        j = crowded[np.argmin(largest[crowded] / scales[crowded])]
+        warnings.warn(
+            f"{len(crowded)} of {len(largest)} biases leave little of the weights beside them: output {j} has the bias "
+            f"{bias[j]:g}, and weights up to {largest[j]:g} become {np.rint(largest[j] / scales[j]):.0f} of {limit} steps.\n"
+            f"Bias and weights of an output share a scale, and a sum of {len(weight)} products leaves a bias "
+            f"{bias_room(len(weight)) / 2:.4g} steps in int32.\n"
+            'Where biases are floats there is no limit: quantize.post_training(model, x, mode="dynamic"), or "weight_only".',
+            stacklevel=5,
+        )
 
 
 def group_scales(weight, group, input_scale=1.0, bits=8, clip="max"):

@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 
 from ..datasets import Dataset
-from ..nn import Activation, Dropout, trace
+from ..nn import Activation, Dropout, Flatten, trace
 
 # What a user's forward may raise on two samples, or the trace about it.
 _OF_A_FORWARD = TypeError, ValueError, RuntimeError, LookupError, AssertionError, AttributeError
@@ -58,6 +58,25 @@ def integer_edges(model, layers, inputs):
             edges[node.name] = takers, relus
     follows = {dense[id(node)] for node in graph.nodes if id(node) in dense and _comes_after(node, dense)}
     return edges, follows
+
+
+def takes_inputs(model, layers, inputs):
+    """Paths of the layers that get the model's own inputs, as they are; none where the model cannot be traced."""
+    try:
+        with np.errstate(all="ignore"):  # what is not finite, observers will tell
+            graph = trace(model, *_first_rows(inputs))
+    except _OF_A_FORWARD:
+        return set()
+    found = set()
+    for node in graph.layers:
+        source = node
+        while source.inputs and (
+            source is node or isinstance(source.module, (Dropout, Flatten)) or source.name == "reshape"
+        ):
+            source = source.inputs[0]
+        if node.name in layers and source.kind == "input":
+            found.add(node.name)
+    return found
 
 
 def takers_of(graph, node, dense, activations=("relu",)):

@@ -28,7 +28,7 @@ import numpy as np
 from .. import checks
 from ..datasets import Dataset
 from ..nn import Dense, Mask, Module, Parameter, example_inputs, trace
-from ..nn.forward_only import replaceable
+from ..nn.forward_only import refuse_converted, replaceable
 from ..training import predict
 from ..training.inference import watch_inputs
 from .edges import takers_of
@@ -201,6 +201,8 @@ def _copy(model, who, example):
         )
     twin = model.copy()
     dense, units = replaceable(twin), []
+    if not dense:
+        refuse_converted(model, who, f"quantize.{who} comes first, quantization after it")
     for path, layer in dense.items():
         if not all(np.isfinite(p.data).all() for p in (layer.weight, layer.bias) if p is not None):
             raise ValueError(

@@ -15,12 +15,14 @@ Given up: a layer that is called twice gives floats, as does one before an opera
 from __future__ import annotations
 
 from ..nn import Embedding, Module, replace, watch
-from ..nn.forward_only import replaceable
+from ..nn.forward_only import refuse_converted, replaceable
+from ..nn.graph import check_samples
 from ..training import predict
 from ..training.inference import watch_inputs
 from .affine import weight_limit
 from .bias_correction import correct_biases
-from .edges import integer_edges
+from .edges import integer_edges, takes_inputs
+from .features import Features
 from .integers import asked_for_floats
 from .layers import QuantizedDense, QuantizedReLU
 from .observers import make_observer
@@ -44,6 +46,8 @@ def post_training(
     model : Module
     calibration : ndarray, tuple of ndarrays (several inputs), or Dataset
         For "static". Typical inputs, some hundred or more; never the test set. What each layer sees becomes its scale.
+        Standardize features first, before training: all inputs of a layer share one range of 256 steps that includes 0, so
+        years from 1990 to 2020 get four steps of it (a warning tells of such).
     mode : str
         "static": scales of activations are fixed, and integers pass from layer to layer; "dynamic": each row finds its own
         scale; "weight_only": float arithmetic.
@@ -81,7 +85,8 @@ def post_training(
     Raises
     ------
     ValueError
-        If there is nothing to quantize, a layer is not reached by the calibration data, or NaN or infinity appears.
+        If there is nothing to quantize, the calibration data is a single sample or does not reach a layer, or NaN or infinity
+        appears.
     """
     _check(model, mode, observer, integer_only)
     layers, tables = quantizable(model, embeddings)
@@ -131,6 +136,7 @@ def quantizable(model, embeddings):
     }
     layers, tables = replaceable(model), tables if embeddings else {}
     if not layers and not tables:
+        refuse_converted(model, "quantization", "prune it if need be, then quantize it once")
         raise ValueError(
             "quantization found no Dense layer and no Embedding.\nIt takes nothing else.\n"
             "Pass a float model with nn.Dense layers."
@@ -221,10 +227,15 @@ def calibrate(model, layers, calibration, observer, rounding, settings, batch_si
             "sees; there is no default.\nPass calibration=train.x, or mode='dynamic'."
         )
 
+    check_samples(model, calibration)
+    features = {path: Features(path) for path in (takes_inputs(model, layers, calibration) if observers else ())}
+
     def see(path, rows):
-        for watching in (observers, roundings):
+        for watching in (observers, roundings, features):
             if path in watching:
                 watching[path].see(rows)
 
     watch_inputs(model, layers, calibration, see, batch_size)
+    for seen in features.values():
+        seen.warn()
     return observers

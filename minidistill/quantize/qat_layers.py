@@ -21,7 +21,16 @@ from ..nn.serialize import register
 from ..nn.wrong_input import WrongFeatures
 from ..ops.activation import dropout_factors
 from ..tensor import as_tensor, record
-from .affine import ACTIVATION_MAX, SMALLEST, activation_scale, bias_room, nearest, row_scales, weight_limit
+from .affine import (
+    ACTIVATION_MAX,
+    SMALLEST,
+    activation_scale,
+    bias_room,
+    nearest,
+    row_scales,
+    warn_of_bias,
+    weight_limit,
+)
 from .layers import QuantizedDense, QuantizedReLU
 from .observers import MovingAverage, moving_average
 from .partial import QuantizedEmbedding, check_table_bits
@@ -229,6 +238,7 @@ class QATDense(Dense):
         """The `QuantizedDense` that computes the same."""
         grid = self.grid(self.input_range, self.input_reach)
         weight = self.rounded_weight(grid.scale)
+        warn_of_bias(self.weight.data, self._bias(), weight.scale, self._limit)
         layer = QuantizedDense.from_integers(
             self, weight.steps.astype(np.int8), weight.scale, grid.scale, grid.zero_point, bits=self.bits,
             after_integers=self.after_integers,

@@ -17,6 +17,7 @@ from ..kernels import all_finite
 from ..kernels.blas import SMALL, WORTH_SPLITTING, OneBlasThread
 from ..kernels.pool import split
 from ..nn import Module, mode, watch
+from ..nn.graph import check_samples
 from ..nn.module import NeedsTensors, is_watched
 from ..nn.wrong_input import WrongFeatures
 from ..tensor import as_tensor, no_grad, recording
@@ -135,7 +136,13 @@ def watch_inputs(model, layers, data, see, batch_size=256):
     -------
     set
         The names of the layers that were called.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the data is a generator, or a single sample without the axis that counts them (`check_samples`).
     """
+    check_samples(model, data)
     names, reached = {id(layer): name for name, layer in layers.items()}, set()
 
     def note(module, inputs, output):
@@ -146,7 +153,7 @@ def watch_inputs(model, layers, data, see, batch_size=256):
         return output
 
     with watch(note):
-        predict(model, data, batch_size)
+        check_samples(model, data, predict(model, data, batch_size))
     return reached
 
 
