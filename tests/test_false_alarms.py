@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import minidistill as md
 
 PACKAGE = Path(__file__).resolve().parent.parent / "minidistill"
 
@@ -98,3 +101,12 @@ def test_every_product_goes_where_alarms_are_not_heard():
 @pytest.mark.parametrize("text", ["a @ b", "a @= b", "a.dot(b)", "np.matmul(a, b)", "np.linalg.norm(a)"])
 def test_the_rule_would_notice(text):
     assert list(products(ast.parse(text))) == [1]
+
+
+def test_large_finite_numbers_warn_of_nothing():
+    """Sums of squares beyond float32, where finite targets and inputs are only looked through."""
+    large = np.full((300, 200), 1e25, np.float32)
+    prediction = md.Tensor(large)
+    assert md.losses.mae(prediction, large / 2).item() == pytest.approx(5e24, rel=1e-6)
+    assert md.losses.mse(prediction, large / 2).item() == np.inf  # what it is, told by `fit`
+    assert md.predict(md.nn.Dense(200, 2, rng=0), large).shape == (300, 2)
