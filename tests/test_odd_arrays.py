@@ -53,7 +53,7 @@ LOGITS, OTHERS = DRAW.normal(size=(2, 70, 5)).astype(np.float32)
 ROWS = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=1, keepdims=True)
 NET = nn.Sequential(nn.Dense(16, 32, activation="relu"), nn.Dense(32, 5), rng=0)
 WEIGHT = NET[0].weight.data.copy()
-MASKED = prune.magnitude(NET.copy(), 0.8)
+MASKED = prune.magnitude(NET.copy(), 0.8, scope="layer")
 TABLE = nn.Embedding(5, 3, rng=0)
 MODELS = {
     "float": NET,
