@@ -58,6 +58,7 @@ def assert_equal(qat, inputs, kinds=None, only=True):
     return integer
 
 
+@pytest.mark.filterwarnings("ignore:.* biases leave little", "ignore:.* lie far from 0")
 @settings(max_examples=40, deadline=None)
 @given(
     widths=st.lists(st.integers(1, 40), min_size=2, max_size=4),
@@ -322,6 +323,7 @@ def test_sums_are_exact_and_rounded_once(k, zero_point, limit, seed, extreme, po
     assert np.array_equal(exact_sums(steps, rounded, zero_point), exact.astype(F))
 
 
+@pytest.mark.filterwarnings("ignore:.* biases leave little", "ignore:.* lie far from 0")
 @settings(max_examples=100, deadline=None)
 @given(
     k=st.integers(1, 60), m=st.integers(1, 20), bits=st.integers(2, 8), per_channel=st.booleans(),

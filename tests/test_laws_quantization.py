@@ -142,6 +142,7 @@ def test_the_integer_layer_is_close_to_the_float_one(activation):
     assert 0 < noise < 0.01  # 40 dB of signal to noise; 0 would mean that nothing was quantized
 
 
+@pytest.mark.filterwarnings("ignore:.* biases leave little")
 def test_extreme_inputs_cannot_overflow_the_accumulator():
     k = 66_000
     dense = nn.Dense(k, 1, rng=0)

@@ -22,6 +22,7 @@ ACTIVATION_MAX = 255  # of uint8
 WEIGHT_MAX = 127  # of int8 without -128, so that the range is symmetric
 ACCUMULATOR_MAX = 2**31 - 1  # of int32
 LARGEST = float(np.finfo(np.float32).max)
+SEEN = 16 * float(np.finfo(np.float32).eps)  # what is a smaller part of a float32 number hardly shows in it
 SMALLEST = np.finfo(np.float32).tiny  # the smallest float32 of full precision: a scale below it would become 0
 
 
@@ -118,30 +119,30 @@ def weight_scales(weight, bias=None, input_scale=1.0, per_channel=True, bits=8, 
         scales *= _least_error(weight, scales, limit, per_channel)
     # Half of the room covers every rounding on the way, and costs a bit of the bias where it has some thirty.
     room = np.float32(1 if no_bias else bias_room(weight.shape[0]) / 2)
-    with np.errstate(over="ignore"):  # an infinite scale is refused with the layer
-        scales = np.maximum(scales, np.abs(bias) / room / np.float32(input_scale))
+    own, scales = scales, np.maximum(scales, np.abs(bias) / room / np.float32(input_scale))
     if not per_channel:
         scales = np.full_like(scales, scales.max())
-    warn_of_bias(weight, bias, scales, limit)
+    warn_of_bias(weight, bias, own, scales, input_scale, limit)
     smallest = max(SMALLEST, SMALLEST / np.float32(input_scale))  # S_x * S_w must not become 0 either
     return np.where(scales > 0, np.maximum(scales, smallest), np.float32(1))
 
 
-def warn_of_bias(weight, bias, scales, limit):
-    """Tell of a column whose scale, (M,), its bias has made so large that little is left of its weights.
+def warn_of_bias(weight, bias, own, scales, input_scale, limit):
+    """Tell of columns whose scale, (M,), their bias has made so large that little is left of their weights.
 
-    Small weights are no loss where others of the layer are so large that the answers follow from those: what counts is a
-    scale four times as large as any that the weights of the layer ask for.
+    Two things are no loss: small weights in a layer whose answers follow from larger ones, so what counts is a scale four
+    times as large as any that the weights alone ask for, ``own``; and products that float32 loses beside the bias, too.
     """
-    largest = np.abs(weight).max(axis=0)
-    crowded = np.flatnonzero((largest > 0) & (scales > 4 * largest.max() / limit))
+    largest, k = np.abs(weight).max(axis=0).astype(np.float64), len(weight)
+    seen = largest * ACTIVATION_MAX * float(input_scale) * k > SEEN * np.abs(bias)
+    crowded = np.flatnonzero((largest > 0) & (scales > 4 * np.max(own, initial=0).astype(np.float64)) & seen)
     if len(crowded):
         j = crowded[np.argmin(largest[crowded] / scales[crowded])]
         warnings.warn(
             f"{len(crowded)} of {len(largest)} biases leave little of the weights beside them: output {j} has the bias "
             f"{bias[j]:g}, and weights up to {largest[j]:g} become {np.rint(largest[j] / scales[j]):.0f} of {limit} steps.\n"
-            f"Bias and weights of an output share a scale, and a sum of {len(weight)} products leaves a bias "
-            f"{bias_room(len(weight)) / 2:.4g} steps in int32.\n"
+            f"Bias and weights of an output share a scale, and beside a sum of {k} products an int32 leaves a bias "
+            f"{bias_room(k) / 2:.4g} steps.\n"
             'Where biases are floats there is no limit: quantize.post_training(model, x, mode="dynamic"), or "weight_only".',
             stacklevel=5,
         )

@@ -238,7 +238,10 @@ class QATDense(Dense):
         """The `QuantizedDense` that computes the same."""
         grid = self.grid(self.input_range, self.input_reach)
         weight = self.rounded_weight(grid.scale)
-        warn_of_bias(self.weight.data, self._bias(), weight.scale, self._limit)
+        own = (
+            np.abs(self.weight.data).max(axis=0) if self.weight_reach is None else self.weight_reach.data
+        ) / self._limit
+        warn_of_bias(self.weight.data, self._bias(), own, weight.scale, grid.scale, self._limit)
         layer = QuantizedDense.from_integers(
             self, weight.steps.astype(np.int8), weight.scale, grid.scale, grid.zero_point, bits=self.bits,
             after_integers=self.after_integers,
