@@ -43,8 +43,9 @@ def cross_entropy(logits, target, label_smoothing=0.0):
         or the logits are the output of a softmax.
     """
     logits = check_logits("cross_entropy", logits)
-    meaning = "the fraction that all classes share"
-    checks.number("cross_entropy", "label_smoothing", label_smoothing, "[0, 1]", meaning, 0.1)
+    if label_smoothing != 0.0:  # asked in each step
+        meaning = "the fraction that all classes share"
+        checks.number("cross_entropy", "label_smoothing", label_smoothing, "[0, 1]", meaning, 0.1)
     return ops.softmax_cross_entropy(logits, check_target("cross_entropy", logits, target), float(label_smoothing))
 
 
@@ -169,6 +170,8 @@ def huber(prediction, target, delta=1.0):
 # ---- checks ----------------------------------------------------------------------------------------------------------
 def _array(target):
     """The values of a target, off the tape."""
+    if type(target) is np.ndarray and target.dtype.isnative:  # as in nearly every step
+        return target
     return target.data if isinstance(target, Tensor) else checks.array("a loss", "y", target)
 
 

@@ -55,22 +55,23 @@ def predict(model, x, batch_size=256):
     if type(batch_size) is not int or batch_size < 1:
         check_batch_size(batch_size)
     inputs = _checked_inputs(x)
+    rows = len(inputs[0])
+    run = model.at(min(rows, batch_size))
     try:
-        return _predict(model, inputs, batch_size)
+        if rows > 1 or is_watched():
+            return _predict_many(run, inputs, batch_size)
+        with mode(training=False), recording(False):  # nothing to share, and each microsecond shows
+            try:
+                output = run.infer(*inputs)
+            except NeedsTensors:
+                output = run(*inputs)
+        return output if type(output) is np.ndarray else rows_of(run, output, 1)
     except WrongFeatures as error:
         raise error.seen_from(model, inputs) from None
 
 
-def _predict(model, inputs, batch_size):
+def _predict_many(model, inputs, batch_size):
     rows = len(inputs[0])
-    model = model.at(min(rows, batch_size))
-    if rows == 1 and not is_watched():  # nothing to share, and each microsecond shows
-        with mode(training=False), recording(False):
-            try:
-                output = model.infer(*inputs)
-            except NeedsTensors:
-                output = model(*inputs)
-        return output if type(output) is np.ndarray else rows_of(model, output, 1)
     work_per_row = None if is_watched() else model.work_per_row()
     if work_per_row is None:  # layers of the user's, and a `watch` block, expect to be called as in training
         run, work, in_blas = model, 0, 0
