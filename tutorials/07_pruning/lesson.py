@@ -242,13 +242,15 @@ for name, make in makes.items():
 # their gradient worth?
 
 # %%
+# A criterion refuses to take all weights of an output, since its answers would be constant. Here that is to be measured.
+UNLIMITED = {"allow_empty": ["2"]}
 CRITERIA = {
-    "magnitude": (lambda model, s, seed: prune.magnitude(model, s, scope="layer"), BLUE),
-    "gradient": (lambda model, s, seed: prune.gradient(model, s, fitting, scope="layer"), GREEN),
-    "activation": (lambda model, s, seed: prune.activation(model, s, fitting, scope="layer"), ORANGE),
-    "obs": (lambda model, s, seed: prune.obs(model, s, fitting), RED),
+    "magnitude": (lambda model, s, seed: prune.magnitude(model, s, scope="layer", **UNLIMITED), BLUE),
+    "gradient": (lambda model, s, seed: prune.gradient(model, s, fitting, scope="layer", **UNLIMITED), GREEN),
+    "activation": (lambda model, s, seed: prune.activation(model, s, fitting, scope="layer", **UNLIMITED), ORANGE),
+    "obs": (lambda model, s, seed: prune.obs(model, s, fitting, **UNLIMITED), RED),
     # Lots of their own: with the network's seed they would be the very numbers that its first weights were drawn from.
-    "random": (lambda model, s, seed: prune.random(model, s, scope="layer", rng=1000 + seed), GREY),
+    "random": (lambda model, s, seed: prune.random(model, s, scope="layer", rng=1000 + seed, **UNLIMITED), GREY),
 }
 sparsities = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 pruned = {
@@ -348,7 +350,7 @@ print("points lost with one layer at 90 %, all seeds:", {path: told(lost) for pa
 
 model, shares = models[0], {}
 for scope in ("layer", "global"):
-    counted = prune.sparsity(prune.magnitude(model.copy(), 0.95, scope=scope))
+    counted = prune.sparsity(prune.magnitude(model.copy(), 0.95, scope=scope, **UNLIMITED))
     shares[scope] = [count.sparsity for count in counted.layers.values()]
     print(f'scope="{scope}": in all {counted.sparsity:.2%}; by layer', *(f"{share:.1%}" for share in shares[scope]))
 
@@ -389,10 +391,11 @@ assert left_on["activation"][0] < 1 < left_on["magnitude"][0]
 
 # %%
 END = 10 * STEPS  # the last five epochs are for training only
+by_size = partial(prune.magnitude, **UNLIMITED)  # at 99 %, an output or two may lose everything
 SCHEDULES = {
-    "one shot": (lambda s: prune.OneShot(s), RED),
-    "five rounds": (lambda s: prune.Iterative(s, rounds=5, every=2), ORANGE),
-    "cubic": (lambda s: prune.Gradual(s, begin=0, end=END, every=10), BLUE),
+    "one shot": (lambda s: prune.OneShot(s, criterion=by_size), RED),
+    "five rounds": (lambda s: prune.Iterative(s, rounds=5, every=2, criterion=by_size), ORANGE),
+    "cubic": (lambda s: prune.Gradual(s, begin=0, end=END, every=10, criterion=by_size), BLUE),
 }
 sparsities = (0.9, 0.96, 0.99)
 results = {name: [] for name in SCHEDULES}
@@ -713,7 +716,7 @@ def bytes_per_weight(model, how, kind, **pattern):
     return sum(part.nbytes for part in parts) / 256**2
 
 
-masked = [prune.random(square.copy(), s, rng=0) for s in levels]
+masked = [prune.random(square.copy(), s, rng=0, allow_empty="0") for s in levels]
 cost = {(how, kind): np.array([bytes_per_weight(m, how, kind) for m in masked])
         for how in ("csr", "bitmap") for kind in ("float32", "int8")}  # fmt: skip
 patterns = [(2, 4), (1, 4), (1, 8), (1, 16)]
@@ -826,7 +829,7 @@ assert all(row["accuracy"] > rows["dense"]["accuracy"] - 0.08 for row in rows.va
 def ratios(dense_model, size, levels):
     """Time of the dense network by that of its sparse versions. Only speed is asked for, so lots will do."""
     x = np.resize(validation.x, (size, 64))
-    versions = {s: prune.to_sparse(prune.random(dense_model.copy(), s, rng=0)) for s in levels}
+    versions = {s: prune.to_sparse(prune.random(dense_model.copy(), s, rng=0, allow_empty="2")) for s in levels}
     sides = {s: partial(md.predict, version, x) for s, version in versions.items()}
     times = timing.compare({"dense": partial(md.predict, dense_model, x), **sides}, seconds=0.02, settle=0.01)
     return np.array([times["dense"].median / times[s].median for s in levels])
