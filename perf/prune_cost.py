@@ -19,7 +19,7 @@ def main():
     for widths, size in MODELS:
         rng = np.random.default_rng(0)
         x, y = rng.random((size, widths[0]), dtype=np.float32), rng.integers(0, widths[-1], size)
-        masked = prune.magnitude(mlp(widths), SPARSITY)
+        masked = prune.magnitude(mlp(widths), SPARSITY, scope="layer")
         sides = {OURS: training_step(masked, x, y), "without masks": training_step(mlp(widths), x, y)}
         with threads(2):
             name = f"{'-'.join(map(str, widths))}, batch {size}"
