@@ -1,5 +1,6 @@
 """A checkpoint loads whole or not at all: some hundreds of seeded changes of real files, and who may not notice them."""
 
+import functools
 import json
 import pickle
 
@@ -51,9 +52,12 @@ def pruned(path, **options):
                   batch_size=8, **options)  # fmt: skip
 
 
+OF_FEW_WEIGHTS = functools.partial(prune.magnitude, allow_empty=["0", "2"])
+
+
 def distilled(path, **options):
     student, teacher = network(options.pop("seed", 0)), network(9)
-    callbacks = [EarlyStopping(50), prune.Iterative(0.5, rounds=2, begin=1), Checkpoint(path)]
+    callbacks = [EarlyStopping(50), prune.Iterative(0.5, rounds=2, begin=1, criterion=OF_FEW_WEIGHTS), Checkpoint(path)]
     return distill.distill(
         teacher, student, data(), objective=[distill.SoftTargets(2.0), distill.Hint("0", "0")], validation=0.2,
         optimizer=optim.SGD(student.parameters(), lr=0.05, momentum=0.9), callbacks=callbacks, batch_size=8,

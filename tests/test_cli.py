@@ -268,7 +268,7 @@ def test_no_target_of_the_makefile_installs_a_copy_in_its_place():
         for line in (ROOT / "Makefile").read_text().splitlines()
         if re.search(r"pip install.* \"?\.(\[|\s|\"|$)", line)
     ]
-    assert len(lines) == 4 and all("--editable" in line for line in lines), lines
+    assert len(lines) == 5 and all("--editable" in line for line in lines), lines
 
 
 def test_ctrl_c_ends_with_130(monkeypatch, model_file, capsys):

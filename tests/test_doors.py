@@ -205,7 +205,7 @@ FULL = {  # function: its arguments without a default, or with another value tha
     prune.obs: {"model": NET, "sparsity": 0.5, "data": DATA},
     prune.neurons: {"model": NET, "fraction": 0.5},
     prune.n_m: {"model": EIGHTS, "n": 2, "m": 4},
-    prune.blocks: {"model": EIGHTS, "sparsity": 0.5, "shape": (4, 1)},
+    prune.blocks: {"model": EIGHTS, "sparsity": 0.3, "shape": (4, 1), "allow_empty": ["0", "1"]},
     prune.embedding_rows: {"model": PAIRS, "fraction": 0.5},
     prune.embedding_columns: {"model": PAIRS, "fraction": 0.34},
     prune.sparsity: {"model": MASKED},

@@ -184,7 +184,7 @@ ERRORS = {
         r"data of dtype complex128\.\nIt holds float32 or float64 numbers\.\nConvert the data first",
     ),
     "text": (lambda x: x + "a", TypeError, "data of dtype <U1"),
-    "None": (lambda x: x + None, TypeError, "data of dtype object"),
+    "None": (lambda x: x + None, TypeError, "made from None"),
 }  # fmt: skip
 
 

@@ -228,9 +228,9 @@ def never(model, callbacks):
 @pytest.mark.parametrize(("options", "text"), [
     ({"rounds": 0}, "rounds = 0"),
     ({"rounds": 2, "rewind": -1}, "rewind = -1"),
-    ({"rounds": 2, "rate": 1.0}, r"the rates {'0': 1.0}"),
-    ({"rounds": 2, "output_rate": 0}, r"the rates {'2': 0}"),
-    ({"rounds": 2, "rate": {"0": -0.1}}, r"the rates {'0': -0.1}"),
+    ({"rounds": 2, "rate": 1.0}, r"rate = 1.0"),
+    ({"rounds": 2, "output_rate": 0}, r"rate = 0\."),
+    ({"rounds": 2, "rate": {"0": -0.1}}, r"rate = -0.1"),
     ({"rounds": 9, "rate": {"0": 0.6, "2": 0.1}}, r"no weight in '0' after 9 rounds"),
     ({"rounds": 2, "layers": ["1"]}, "the layer '1'"),
 ])  # fmt: skip

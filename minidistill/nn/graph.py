@@ -166,6 +166,7 @@ def example_inputs(model, example=None, rows=2):
     ValueError
         If no example is given and none can be guessed, or it has fewer than two samples.
     """
+    check_module("example_inputs", model)
     checks.whole("an example", "rows", rows, "[2, inf)", "the number of samples to run", 2)
     if example is not None:
         check_samples(model, example)

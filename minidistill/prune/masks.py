@@ -103,8 +103,8 @@ def prunable(model, layers=None, settings=None, kind=None, allow_empty=(), data=
     known = {path: module for path, module in model.named_modules() if isinstance(module, wanted)}
     default = [path for path, module in known.items() if isinstance(module, kind or Dense)]
     layers = [layers] if isinstance(layers, str) else default if layers is None else layers
-    check_paths("pruning", layers)
-    allow_empty = [allow_empty] if isinstance(allow_empty, str) else list(allow_empty)
+    check_paths("layers", layers)
+    allow_empty = check_paths("allow_empty", [allow_empty] if isinstance(allow_empty, str) else allow_empty)
     name = "Embedding" if kind is Embedding else "Dense"
     if not known:
         refuse_converted(model, "pruning", "prune it, then convert it again")
@@ -135,12 +135,11 @@ def prunable(model, layers=None, settings=None, kind=None, allow_empty=(), data=
     return found
 
 
-def check_paths(who, layers):
-    """The paths of layers, if they are a list or the like."""
-    advice = 'Write layers=["0", "2"], or leave it out.'
-    return checks.instance(
-        who, "layers", layers, (list, tuple, set, dict, KeysView), "a list of paths of layers", advice
-    )
+def check_paths(name, paths):
+    """The paths of layers that an argument of pruning names, if they are a list or the like."""
+    advice = f'Write {name}=["0", "2"], or leave it out.'
+    kinds = list, tuple, set, dict, KeysView
+    return checks.instance("pruning", name, paths, kinds, "a list of paths of layers", advice)
 
 
 def check_criterion(who, criterion):

@@ -139,7 +139,7 @@ def _chosen(followed, layers):
     """The paths of the layers that may lose units."""
     if layers is None:
         return set(followed)
-    layers = [layers] if isinstance(layers, str) else check_paths("prune.shrink", layers)
+    layers = [layers] if isinstance(layers, str) else check_paths("layers", layers)
     for path in layers:
         if path not in followed:
             raise ValueError(

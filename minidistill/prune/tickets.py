@@ -206,11 +206,9 @@ def _rates(model, chosen, rate, output_rate, example):
     if not isinstance(rate, dict) and rate != output_rate:
         last = {id(node.module.weight) for node in trace(model, *example_inputs(model, example)).last(Dense)}
         rates |= {path: output_rate for path, layer in chosen.items() if id(layer.weight) in last}
-    wrong = {path: value for path, value in rates.items() if not 0 < value < 1}
-    if wrong:
-        raise ValueError(
-            f"lottery_tickets got the rates {wrong}.\nA rate is the share of the weights left that a round removes, between "
-            "0 and 1.\nWrite rate=0.2, output_rate=0.1."
+    for value in rates.values():
+        checks.number(
+            "lottery_tickets", "rate", value, "(0, 1)", "the share of the weights left that a round removes", 0.2
         )
     return {path: rates[path] for path in chosen}
 

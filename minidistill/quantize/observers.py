@@ -237,7 +237,7 @@ class MSE(LeastCost):
     @staticmethod
     def size(centres, counts):
         """The cost of a range that holds nothing but 0."""
-        return float(counts @ centres**2)
+        return float(np.vdot(counts, centres**2))
 
 
 class Entropy(LeastCost):
