@@ -169,9 +169,7 @@ def test_one_sample_of_a_model_that_shows_no_inputs_and_ids_without_an_axis():
         def forward(self, x):
             return self.net(x)
 
-    with pytest.raises(
-        ValueError, match=r"predict gave 8 rows to Own, which returned shape \(3,\)"
-    ):  # seen by the number of answers
+    with pytest.raises(ValueError, match=r"predict gave 8 rows to Own, which returned shape \(3,\)"):
         prune.activation(Own(), 0.3, X[0])
     table = nn.Sequential(nn.Embedding(5, 3), nn.Dense(3, 2), rng=0)
     with pytest.raises(ValueError, match=r"has the shape \(\)"):
