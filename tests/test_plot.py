@@ -29,6 +29,8 @@ def texts(figure):
 class Book:
     """A ledger with known rows."""
 
+    quality = "accuracy"
+
     def __init__(self, *accuracies):
         self.rows = [
             {"name": f"model {i}", "accuracy": a, "file_bytes": 1000 * 2**i,
@@ -36,6 +38,14 @@ class Book:
                          32: {"median": 1e-4 * 3**i, "low": 0.9e-4 * 3**i, "high": 1.2e-4 * 3**i}}}
             for i, a in enumerate(accuracies)
         ]  # fmt: skip
+
+
+def test_pareto_shows_the_measure_of_the_task(trained):
+    book = Book(0.7, 0.6)
+    book.quality, book.rows = "auc", [row | {"auc": row["accuracy"]} for row in book.rows]
+    by_size, _ = plot.pareto(book).axes
+    assert by_size.get_ylabel() == "test auc"
+    assert [line.get_ydata()[0] for line in by_size.lines[:2]] == [0.7, 0.6]
 
 
 def test_training_curves_show_the_columns(trained):

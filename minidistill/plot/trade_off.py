@@ -21,10 +21,11 @@ def pareto(ledger, path=None):
         raise ValueError(
             "pareto got an empty ledger.\nEach model is a point.\nAdd models first: ledger.add(name, model)."
         )
-    quality = "accuracy" if "accuracy" in rows[0] else "loss"
+    quality = ledger.quality
+    share = quality.endswith("accuracy")
     batch = max(rows[0]["latency"])
     figure, axes = new_figure(2, width=13, height=5.2, sharey=True)
-    y = np.array([row[quality] for row in rows]) * (100 if quality == "accuracy" else 1)
+    y = np.array([row[quality] for row in rows]) * (100 if share else 1)
     size = np.array([row["file_bytes"] for row in rows]) / 1000
     times = [Times(**row["latency"][batch]) for row in rows]
     seconds = np.array([t.median for t in times])
@@ -38,9 +39,9 @@ def pareto(ledger, path=None):
         plain_log_ticks(axis)
         axis.set_xlabel(label)
     axes[1].hlines(y, bars[:, 0], bars[:, 1], color=GREY, lw=1.5, zorder=2)
-    axes[0].set_ylabel("test accuracy, %" if quality == "accuracy" else "test loss")
-    room = max(0.2 * (y.max() - y.min()), 0.5 if quality == "accuracy" else 0.05 * abs(y.max()))
-    axes[0].set_ylim(y.min() - room, min(y.max() + room, 100.5) if quality == "accuracy" else y.max() + room)
+    axes[0].set_ylabel(f"test {quality.replace('_', ' ')}" + (", %" if share else ""))
+    room = max(0.2 * (y.max() - y.min()), 0.5 if share else 0.05 * abs(y.max()))
+    axes[0].set_ylim(y.min() - room, min(y.max() + room, 100.5) if share else y.max() + room)
     names = [row["name"] for row in rows]
     mark_points(axes[0], size, y, names)
     mark_points(axes[1], 1e6 * seconds, y, names, bars)
