@@ -214,7 +214,9 @@ def test_masks_with_ties_and_with_masks_already_there(seed):
         layer.weight.data = grid(rng, layer.weight.shape, most=3)
         copy.weight.data = layer.weight.data.copy()
     for sparsity in (0.1, 0.43, 0.43, 0.7, 0.85):
-        prune.magnitude(ours, sparsity)
+        prune.magnitude(
+            ours, sparsity, allow_empty=["0", "1"]
+        )  # an output may lose all its weights: microdistill trusts
         micro.prune(theirs, sparsity)
         masks_agree(ours, theirs)
         n = sum(layer.weight.size for layer in ours.layers)
