@@ -9,6 +9,7 @@ passes the class that it wants. Nothing needs to be read before this file.
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 from numbers import Integral, Real
 
@@ -45,7 +46,7 @@ def number(who, name, value, interval, meaning, example):
     ValueError
         If it lies outside of the interval, or is NaN.
     """
-    if not isinstance(value, (Real, np.bool_)) or isinstance(value, (bool, np.bool_)):
+    if type(value) is not float and (not isinstance(value, (Real, np.bool_)) or isinstance(value, (bool, np.bool_))):
         raise TypeError(
             _text(who, name, value, f"It is {meaning}, a number in {interval}.", f"Write {name}={example}.")
         )
@@ -225,10 +226,15 @@ def generator(who, rng):
 
 def _inside(value, interval):
     """Whether a number lies in an interval that is written as text; NaN lies in none, infinity in none with an open end."""
-    low, high = (float(end) for end in interval[1:-1].split(","))
+    low, high = _ends(interval)
     above = value >= low if interval[0] == "[" else value > low
     below = value <= high if interval[-1] == "]" else value < high
     return bool(above and below and not math.isnan(value))
+
+
+@functools.cache
+def _ends(interval):
+    return tuple(float(end) for end in interval[1:-1].split(","))
 
 
 def _text(who, name, shown, rule, advice):

@@ -339,6 +339,15 @@ def test_shapes_that_do_not_fit():
         told(call, f"`{name}` got arrays of the shapes (3, 4) and", "one of them is 1")
 
 
+def test_activations_by_name():
+    for call in (
+        lambda: ops.dense(np.ones((2, 3)), np.ones((3, 4)), None, "Relu"),
+        lambda: ops.activate("Relu", np.ones(3)),
+    ):
+        told(call, "'Relu'", "'relu', 'leaky_relu'", "='relu'.")
+    told(lambda: ops.gelu(np.ones(3), approximate="erf"), "approximate = 'erf'", "None, 'tanh'")
+
+
 @pytest.mark.parametrize("shape", [(2, 0), (0,), (2, 0, 3)])
 def test_an_empty_axis(shape):
     """log(0) = -inf is the logarithm of an empty sum; softmax has as many numbers as its input; the rest is undefined."""

@@ -184,7 +184,7 @@ ERRORS = {
         r"data of dtype complex128\.\nIt holds float32 or float64 numbers\.\nConvert the data first",
     ),
     "text": (lambda x: x + "a", TypeError, "data of dtype <U1"),
-    "None": (lambda x: x + None, TypeError, "made from None"),
+    "None": (lambda x: x + None, TypeError, r"made from None\.\n.*\nA function without return gives None"),
 }  # fmt: skip
 
 

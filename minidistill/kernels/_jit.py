@@ -114,10 +114,11 @@ def is_ready(array: np.ndarray) -> bool:
     That property and Numba both warn at an array of `np.broadcast_arrays`, which NumPy has marked: its entries may share
     memory. Here it counts as not ready, and is copied.
     """
-    return array.flags.num & (_CARRAY | _WARNS) == _CARRAY
+    return array.flags.num & LAYOUT == READY
 
 
-_CARRAY, _WARNS = 0x001 | 0x100 | 0x400, 1 << 31  # C-contiguous, aligned, writable; NPY_ARRAY_WARN_ON_WRITE
+READY = 0x001 | 0x100 | 0x400  # C-contiguous, aligned, writable
+LAYOUT = READY | 1 << 31  # the same and NPY_ARRAY_WARN_ON_WRITE
 
 
 def kernel_input(array: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
@@ -127,8 +128,7 @@ def kernel_input(array: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray
     Bringing the odd ones into C order costs a copy, compiling costs half a second, so there is one layout:
     C-contiguous, aligned, writable.
     """
-    # `is_ready`, written out: the call would be a tenth of what a small kernel costs.
-    if array.flags.num & (_CARRAY | _WARNS) == _CARRAY and (dtype is None or array.dtype == dtype):
+    if array.flags.num & LAYOUT == READY and (dtype is None or array.dtype == dtype):
         return array
     return np.array(array, dtype=dtype, order="C")
 

@@ -19,7 +19,7 @@ import functools
 
 import numpy as np
 
-from minidistill.kernels._jit import exact_kernel, is_ready, kernel_input
+from minidistill.kernels._jit import LAYOUT, READY, exact_kernel, is_ready, kernel_input
 from minidistill.kernels.bit_packing import FIELDS
 from minidistill.kernels.intrinsics import (
     BYTES,
@@ -140,7 +140,7 @@ def _check_input(x, weight, column_values, source):
 def _run(kernel, result, x, weight, data, arguments):
     """Share the rows, or the panels, if there is much to multiply."""
     kind, (k, n), rows = weight.kind, weight.matrix_shape, len(x)
-    x, size = kernel_input(x), rows * n
+    x, size = x if x.flags.num & LAYOUT == READY else kernel_input(x), rows * n
     out = (np.empty if size < _ALIGN_FROM else aligned)((rows, n), _RESULTS[result])
     arguments, panels, found_nan = (x, data, *arguments, out), len(data), []
     if size * (k + _COST_OF_A_SUM) < _WORTH_SPLITTING[kind] and data.size < _WORTH_SHARING:

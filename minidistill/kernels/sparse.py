@@ -17,7 +17,7 @@ import functools
 import numpy as np
 
 from minidistill.kernels import reference
-from minidistill.kernels._jit import is_ready, kernel, kernel_input
+from minidistill.kernels._jit import LAYOUT, READY, kernel, kernel_input
 from minidistill.kernels.cpu import has
 from minidistill.kernels.pool import split
 from minidistill.kernels.sparse_formats import group_starts, place_bits
@@ -52,11 +52,11 @@ def sparse_dense(x: np.ndarray, weight, bias: np.ndarray | None = None, relu: bo
             f"a sparse product got x of shape {x.shape}, a weight of shape {weight.shape}.\nx is (M, K), the weight (K, N)."
             "\nReshape it first: x.reshape(-1, K)."
         )
-    x, rows, stored = kernel_input(x), len(x), len(weight.values)
+    x, rows, stored = x if x.flags.num & LAYOUT == READY else kernel_input(x), len(x), len(weight.values)
     out = _new((rows, outputs), np.float32)
     few, tiles, row_starts, starts, scales = weight.prepared or _prepare(weight)
     bias = np.zeros(outputs, np.float32) if bias is None else bias
-    if bias.dtype is not _FLOAT32 or bias.size != outputs or not is_ready(bias):
+    if bias.dtype is not _FLOAT32 or bias.size != outputs or bias.flags.num & LAYOUT != READY:
         bias = np.array(np.broadcast_to(bias, outputs), np.float32)
     arguments = x, weight.values, weight.index, row_starts, starts, scales, bias, 0.0 if relu else -_INF, out
     if rows < _FEW_ROWS and weight.lanes is not None:

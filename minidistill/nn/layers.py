@@ -350,7 +350,7 @@ def _common(shapes):
 
 def check_ids(layer, ids):
     """``ids`` as an integer array that indexes the rows of ``layer``, or an error that says what is wrong."""
-    array = checks.array(repr(layer), "ids", ids)
+    array = checks.array("Embedding", "ids", ids)
     if isinstance(ids, Tensor) or array.dtype.kind not in "iu":
         raise TypeError(
             f"{layer!r} got ids of dtype {array.dtype}.\nIds are whole numbers.\n"

@@ -95,6 +95,8 @@ ACTIVATIONS = {
 def activate(name, x, **options):
     """Apply the activation of this name (see `ACTIVATIONS`) as an operation."""
     x = as_tensor(x)
+    if name not in ACTIVATIONS:
+        checks.choice("activate", "name", name, ACTIVATIONS)
     y, pullback = ACTIVATIONS[name](x.data, **options)
     return record(name, y, (x,), (pullback,))
 
@@ -121,6 +123,7 @@ def tanh(x):
 
 def gelu(x, approximate=None):
     """x * P(X <= x) for a standard normal X (Hendrycks & Gimpel 2016); exact, or its "tanh" approximation."""
+    checks.choice("gelu", "approximate", approximate, (None, "tanh"))
     return activate("gelu" if approximate is None else f"gelu_{approximate}", x)
 
 

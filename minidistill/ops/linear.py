@@ -56,12 +56,18 @@ def dense(x, weight, bias=None, activation=None):
     else:
         inputs = (x, weight, bias if isinstance(bias, Tensor) else as_tensor(bias, like=weight))
     shape, w = x._data.shape, weight._data  # (..., K), (K, M)
-    b = inputs[2]._data if len(inputs) == 3 else None
-    shape_b = None if b is None else b.shape
-    if w.ndim != 2 or shape[-1:] != w.shape[:1] or (b is not None and shape_b != w.shape[1:]):
-        b = _as_bias(shape, w, b)  # (M,)
-    a = x._data if len(shape) == 2 else as_rows(x._data)  # (N, K)
-    y, pullback = dense_forward(a, w, b, activation)  # (N, M)
+    b, shape_b = inputs[2]._data if len(inputs) == 3 else None, None
+    try:
+        _, outputs = w.shape
+        if b is not None and b.shape != (outputs,):
+            shape_b, b = b.shape, _as_vector(b, outputs)
+        a = x._data if len(shape) == 2 else as_rows(x._data)  # (N, K)
+        y, pullback = dense_forward(a, w, b, activation)  # (N, M)
+    except (ValueError, IndexError) as error:
+        raise _misfit(shape, w, inputs) from error
+    except KeyError:
+        checks.choice("ops.dense", "activation", activation, [None, *ACTIVATIONS])
+        raise
     wants_dx, wants_dw = x.requires_grad, weight.requires_grad
     kept = y if activation == "relu" else None
 
@@ -74,7 +80,7 @@ def dense(x, weight, bias=None, activation=None):
             dx, dw = product(dz, w.T) if wants_dx else None, product(a.T, dz) if wants_dw else None
         if dx is not None and len(shape) != 2:
             dx = dx.reshape(shape)
-        if shape_b is not None and shape_b != db.shape:
+        if shape_b is not None:
             db = unbroadcast(db.reshape((1,) * (len(shape_b) - 1) + db.shape), shape_b)
         return dx, dw, db
 
@@ -94,18 +100,19 @@ def dense_forward(a, w, b, activation):
     return (y, None) if relu or activation is None else ACTIVATIONS[activation](y)
 
 
-def _as_bias(shape, w, b):
-    """A bias that is one row, or one number, as a vector; an error if the layer's shapes do not fit at all."""
-    fine = w.ndim == 2 and shape[-1:] == w.shape[:1]
-    if fine and b is None:
-        return None
-    if not fine or b.size not in (1, w.shape[1]) or b.size != math.prod(b.shape[-1:]):
-        bias = "" if b is None else f" and a bias of shape {b.shape}"
-        raise ValueError(
-            f"`dense` got x of shape {shape}, a weight of shape {w.shape}{bias}.\nThese are (..., K), (K, M) and (M,).\n"
-            "Look where the odd length comes from; a weight that is (M, K) is turned by weight.T."
-        )
-    return np.broadcast_to(b.reshape(-1), w.shape[1:])
+def _as_vector(bias, outputs):
+    """A bias that is one row, (1, M), or a number, as a vector; ValueError if it is neither."""
+    if bias.size != math.prod(bias.shape[-1:]):
+        raise ValueError
+    return np.broadcast_to(bias.reshape(-1), (outputs,))
+
+
+def _misfit(shape, w, inputs):
+    bias = f" and a bias of shape {inputs[2].shape}" if len(inputs) == 3 else ""
+    return ValueError(
+        f"`dense` got x of shape {shape}, a weight of shape {w.shape}{bias}.\nThese are (..., K), (K, M) and (M,).\n"
+        "Look where the odd length comes from; a weight that is (M, K) is turned by weight.T."
+    )
 
 
 def as_rows(a):

@@ -71,6 +71,7 @@ def predict(model, x, batch_size=256):
 
 
 def _predict_many(model, inputs, batch_size):
+    """Outputs for many rows, which threads may share."""
     rows = len(inputs[0])
     work_per_row = None if is_watched() else model.work_per_row()
     if work_per_row is None:  # layers of the user's, and a `watch` block, expect to be called as in training
