@@ -11,8 +11,6 @@ Given up for simplicity: only plain arrays of numbers, booleans, text and dates,
 memory mapping; the folder itself is not fsynced, so after a power cut the *old* file may still be there.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os
@@ -23,10 +21,8 @@ import tokenize
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -66,18 +62,18 @@ class FileFormatError(ValueError):
     """A file that is there but cannot be used: damaged, truncated, tampered with or of another kind."""
 
 
-def bad_file(path: str | os.PathLike, rule: str, remedy: str) -> FileFormatError:
+def bad_file(path, rule, remedy):
     """The error, in the three lines of the house, for the file at `path`."""
     return FileFormatError(f"Could not read {os.fspath(path)}.\n{rule}\n{remedy}")
 
 
-def as_path(path: str | os.PathLike) -> Path:
+def as_path(path):
     """`path` as a Path, a leading ``~`` read as the home folder. A shell does so; Python alone makes a folder named so."""
     checks.instance("a file", "path", path, (str, os.PathLike), "the path of a file", 'Write "model.npz".')
     return Path(os.path.expanduser(path))
 
 
-def require_file(path: str | os.PathLike, remedy: str = "Check the path.") -> Path:
+def require_file(path, remedy="Check the path."):
     """Return `path` as a Path, or raise FileNotFoundError if no file is there."""
     path = as_path(path)
     if path.is_file():
@@ -86,7 +82,7 @@ def require_file(path: str | os.PathLike, remedy: str = "Check the path.") -> Pa
     raise FileNotFoundError(f"Could not read {path}.\n{found}\n{remedy}")
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder):
     """Create `folder` and its parents, or raise one clear OSError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +92,7 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def sha256(path: str | os.PathLike) -> str:
+def sha256(path):
     """SHA-256 of a file as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -106,7 +102,7 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 @contextmanager
-def writing(path: str | os.PathLike, advice: str) -> Iterator[None]:
+def writing(path, advice):
     """Name the file in an error of writing: a full disk, a quota or a lost drive says only what happened, not where."""
     try:
         yield
@@ -118,7 +114,7 @@ def writing(path: str | os.PathLike, advice: str) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def atomic_write(path):
     """Open `path` for writing so that it changes completely or not at all.
 
     The bytes go into a temporary file beside the target, which takes over the name only once they are on
@@ -152,7 +148,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
-def remove_old(paths: Iterable[Path], seconds: float) -> None:
+def remove_old(paths, seconds):
     """Remove those files that nobody has written to for so long: whoever made them was killed."""
     for path in paths:
         with suppress(OSError):  # gone already, or in use after all
@@ -160,7 +156,7 @@ def remove_old(paths: Iterable[Path], seconds: float) -> None:
                 path.unlink()
 
 
-def write_npz(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], compressed: bool = False) -> None:
+def write_npz(path, arrays, compressed=False):
     """Write named arrays as an ``.npz`` that `np.load` reads too, atomically and without pickle.
 
     The same arrays give the same bytes: entries are dated 1980-01-01 and arrays stored in C order.
@@ -190,7 +186,7 @@ def write_npz(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], compres
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 
-def _plain_array(path: str | os.PathLike, name: str, array: np.ndarray) -> np.ndarray:
+def _plain_array(path, name, array):
     """`array` in C order, if it can be stored under `name`."""
     if not isinstance(name, str) or not name or "\0" in name:
         raise ValueError(
@@ -207,7 +203,7 @@ def _plain_array(path: str | os.PathLike, name: str, array: np.ndarray) -> np.nd
     return array
 
 
-def read_npz(path: str | os.PathLike, max_bytes: int = 4 * 2**30) -> dict[str, np.ndarray]:
+def read_npz(path, max_bytes=4 * 2**30):
     """Read an ``.npz`` from a source that need not be trusted.
 
     Parameters
@@ -240,7 +236,7 @@ def read_npz(path: str | os.PathLike, max_bytes: int = 4 * 2**30) -> dict[str, n
 
 
 @contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
+def _damage_named(path):
     """Turn what zipfile and numpy raise on damaged bytes into one error that names the file."""
     try:
         yield
@@ -255,7 +251,7 @@ def _damage_named(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_sizes(path: Path, entries: list[zipfile.ZipInfo], max_bytes: int) -> None:
+def _check_sizes(path, entries, max_bytes):
     """Compare what the archive declares with what the caller allows and what its bytes can hold."""
     file_bytes = path.stat().st_size
     total = sum(entry.file_size for entry in entries)
@@ -277,7 +273,7 @@ def _check_sizes(path: Path, entries: list[zipfile.ZipInfo], max_bytes: int) -> 
             raise bad_file(path, f"It holds the name {name!r} {count} times.", "Save it again.")
 
 
-def _check_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+def _check_entry(path, archive, entry):
     """Read only an array's header, and hold the size that it implies against the archive's table."""
     if not entry.filename.endswith(".npy"):
         raise bad_file(path, f"It holds {entry.filename!r}, which is not a .npy array.", "Save it with np.savez.")
@@ -304,7 +300,7 @@ def _check_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -
         )
 
 
-def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+def _read_entry(archive, entry):
     """Read one array that `_check_entry` has passed."""
     with archive.open(entry) as member:
         return np.lib.format.read_array(member, allow_pickle=False)  # zipfile compares the checksum at the end

@@ -4,8 +4,6 @@ Read `dataset.py` first, then `digits.py`; the others (`idx.py`, `tables.py`, `d
 `augment.py`) stand beside each other. Given up for simplicity: everything fits into memory.
 """
 
-from __future__ import annotations
-
 from .augment import shift
 from .dataset import Batch, Dataset
 from .digits import load_digits

@@ -4,20 +4,10 @@ Nothing needs to be read before it. Call it on a batch inside a training loop, s
 shifts. Given up for simplicity: whole pixels, zeros at the border, one channel.
 """
 
-from __future__ import annotations
-
-import numpy as np
-
 from .. import checks
 
 
-def shift(
-    images: np.ndarray,
-    height: int,
-    width: int,
-    max_pixels: int = 1,
-    rng: int | np.random.Generator | None = None,
-) -> np.ndarray:
+def shift(images, height, width, max_pixels=1, rng=None):
     """Move every image by up to `max_pixels` down or up and right or left, filling with 0.
 
     Both distances are drawn uniformly from the integers ``-max_pixels .. max_pixels``, independently.

@@ -10,7 +10,6 @@ own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -82,7 +81,7 @@ class Dataset:
             self.y = self.y.astype(np.int64, copy=False)
         self._check_lengths(x, inputs)
 
-    def _check_lengths(self, x, arrays: dict[str, np.ndarray]) -> None:
+    def _check_lengths(self, x, arrays):
         if self.y is not None:
             arrays = {**arrays, "y": self.y}
         lengths = {name: len(array) for name, array in arrays.items()}
@@ -98,7 +97,7 @@ class Dataset:
                 "Check the file, mask or slice that the arrays come from."
             )
 
-    def _length_cure(self, x, arrays) -> str:
+    def _length_cure(self, x, arrays):
         """What to write when lengths differ: it depends on how x came, and on its other axes."""
         n = None if self.y is None else len(self.y)
         parts = [np.shape(part) for part in x] if isinstance(x, list) and len(x) < 10 else []
@@ -112,19 +111,19 @@ class Dataset:
         return f"Look where the arrays come from; to keep the first samples, cut all of them: x[:{shortest}], y[:{shortest}]."
 
     @classmethod
-    def _of_checked(cls, x, y) -> Dataset:
+    def _of_checked(cls, x, y):
         """A data set of parts of a checked one: nothing is cast, looked through or copied again."""
         dataset = object.__new__(cls)
         dataset.x, dataset.y = x, y
         return dataset
 
     @property
-    def inputs(self) -> tuple[np.ndarray, ...]:
+    def inputs(self):
         """`x` as a tuple, whether there is one input or several."""
         return self.x if isinstance(self.x, tuple) else (self.x,)
 
     @property
-    def num_classes(self) -> int:
+    def num_classes(self):
         """Largest class id + 1. ValueError unless `y` holds class ids: integers >= 0 of shape (N,)."""
         if self.y is None or self.y.dtype.kind != "i" or self.y.ndim != 1 or self.y.min() < 0:
             column = self.y is not None and self.y.shape[1:] == (1,)
@@ -135,15 +134,15 @@ class Dataset:
             )
         return int(self.y.max()) + 1
 
-    def __len__(self) -> int:
+    def __len__(self):
         return len(self.inputs[0])
 
-    def __repr__(self) -> str:
+    def __repr__(self):
         x = ", ".join(f"{a.dtype} {a.shape}" for a in self.inputs)
         y = "None" if self.y is None else f"{self.y.dtype} {self.y.shape}"
         return f"Dataset(x: {f'({x})' if isinstance(self.x, tuple) else x}, y: {y})"
 
-    def __getitem__(self, index) -> Dataset:
+    def __getitem__(self, index):
         """Some of the samples, as a data set.
 
         Parameters
@@ -175,7 +174,7 @@ class Dataset:
             "Write for batch in data.batches(32): batch.x, batch.y; or x, y = data.x, data.y."
         )
 
-    def _checked_index(self, given) -> np.ndarray:
+    def _checked_index(self, given):
         index = np.asarray(given, dtype=np.int64 if np.size(given) == 0 else None)
         if index.ndim != 1 or index.dtype.kind not in "iub":
             shown = repr(given) if index.ndim == 0 else f"{index.dtype} of shape {index.shape}"
@@ -197,11 +196,11 @@ class Dataset:
             )
         return index
 
-    def _take(self, index) -> Dataset:
+    def _take(self, index):
         x = tuple(a[index] for a in self.x) if isinstance(self.x, tuple) else self.x[index]
         return self._of_checked(x, None if self.y is None else self.y[index])
 
-    def split(self, *sizes: float | int, rng: int | np.random.Generator | None = None) -> tuple[Dataset, ...]:
+    def split(self, *sizes, rng=None):
         """Shuffle and deal all samples out into parts.
 
         Parameters
@@ -226,13 +225,7 @@ class Dataset:
         order = checks.generator("split()", rng).permutation(len(self))
         return tuple(self._take(part) for part in np.split(order, cuts))
 
-    def batches(
-        self,
-        batch_size: int,
-        rng: int | np.random.Generator | None = None,
-        shuffle: bool = True,
-        drop_last: bool = False,
-    ) -> Iterator[Batch]:
+    def batches(self, batch_size, rng=None, shuffle=True, drop_last=False):
         """One pass over the data in mini-batches.
 
         Parameters
@@ -257,7 +250,7 @@ class Dataset:
             checks.generator("batches()", rng).shuffle(order)
         return self._iterate(order, min(int(batch_size), len(self)), shuffle, drop_last)
 
-    def _iterate(self, order: np.ndarray, size: int, shuffle: bool, drop_last: bool) -> Iterator[Batch]:
+    def _iterate(self, order, size, shuffle, drop_last):
         stop = len(self) - len(self) % size if drop_last else len(self)
         for lo in range(0, stop, size):
             index = order[lo : lo + size]
@@ -265,7 +258,7 @@ class Dataset:
             yield Batch(part.x, part.y, index)
 
 
-def check_batch_size(batch_size) -> None:
+def check_batch_size(batch_size):
     """Refuse what is no whole number of at least 1."""
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise ValueError(
@@ -274,7 +267,7 @@ def check_batch_size(batch_size) -> None:
         )
 
 
-def _checked_array(name: str, values, dtype) -> np.ndarray:
+def _checked_array(name, values, dtype):
     """`values` as an array of numbers, floating ones cast to `dtype` and finite."""
     array = checks.array("Dataset()", name, values)
     if array.dtype.kind not in "biuf":
@@ -294,7 +287,7 @@ def _checked_array(name: str, values, dtype) -> np.ndarray:
     return _finite(name, array) if floating else array
 
 
-def _finite(name: str, array: np.ndarray) -> np.ndarray:
+def _finite(name, array):
     # NaN and inf survive every sum, so one pass without a temporary clears nearly all data.
     with np.errstate(all="ignore"):
         if np.isfinite(array.sum()):
@@ -310,7 +303,7 @@ def _finite(name: str, array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _cuts(sizes: tuple[float | int, ...], n: int) -> list[int]:
+def _cuts(sizes, n):
     """Positions at which `split` cuts a shuffled order of `n` samples."""
     counts = all(isinstance(size, (int, np.integer)) and not isinstance(size, bool) for size in sizes)
     if not sizes or not (counts or all(isinstance(size, (float, np.floating)) for size in sizes)):

@@ -4,8 +4,6 @@ Read `dataset.py` before it. 1 797 images of 8 x 8 pixels, 48 kB; `DIGITS_LICENS
 where they come from, how the file was made, and on what terms it may be passed on (CC BY 4.0).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ DIGITS_FILE = Path(__file__).with_name("digits.npz")
 TRAIN_SAMPLES = 1297
 
 
-def load_digits() -> tuple[Dataset, Dataset]:
+def load_digits():
     """UCI handwritten digits: (train, test) of 1 297 and 500 samples.
 
     The split is the same for everybody: one shuffle is stored with the data (`order` in the file), and the

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -60,13 +59,13 @@ SOURCES = {
 }
 
 
-def data_home(directory: str | os.PathLike | None = None) -> Path:
+def data_home(directory=None):
     """The folder of all data sets: `directory`, else $MINIDISTILL_DATA, else ``~/.cache/minidistill``."""
     directory = directory or os.environ.get(DATA_VARIABLE) or Path.home() / ".cache" / "minidistill"
     return as_path(directory)
 
 
-def fetch(name: str, to: str | os.PathLike | None = None, base_url: str | None = None, progress: bool = True) -> Path:
+def fetch(name, to=None, base_url=None, progress=True):
     """Download a data set's four files, unless they are there and right.
 
     Parameters
@@ -107,7 +106,7 @@ def fetch(name: str, to: str | os.PathLike | None = None, base_url: str | None =
     return folder
 
 
-def _fetch_file(url: str, path: Path, digest: str, progress: bool) -> None:
+def _fetch_file(url, path, digest, progress):
     """Bring `path` to the state of being there with this SHA-256."""
     if path.is_file() and sha256(path) == digest:
         return
@@ -128,7 +127,7 @@ def _fetch_file(url: str, path: Path, digest: str, progress: bool) -> None:
 
 
 @contextmanager
-def _own_part(path: Path) -> Iterator[Path]:
+def _own_part(path):
     """Where this call alone writes: what an earlier one left behind, if no other call has taken it, or a new file.
 
     To rename a file is to own it: of two calls at once only one succeeds. A call that ends, by an error too, gives
@@ -150,7 +149,7 @@ def _own_part(path: Path) -> Iterator[Path]:
             os.replace(mine, left)
 
 
-def _download(url: str, part: Path, progress: bool, name: str) -> None:
+def _download(url, part, progress, name):
     """Append what is missing to `part`, or start it anew if the server cannot continue it."""
     from tqdm import tqdm
 
@@ -177,7 +176,7 @@ def _download(url: str, part: Path, progress: bool, name: str) -> None:
         raise _network_error(url, f"The connection ended after {received:,} of {total:,} bytes")
 
 
-def _open(url: str, start: int):
+def _open(url, start):
     """Ask for the bytes from `start` on. Returns the response and the position where it really begins."""
     from http.client import HTTPException
     from urllib.error import HTTPError
@@ -201,7 +200,7 @@ def _open(url: str, start: int):
     return _open(url, 0)
 
 
-def _chunks(response, url: str) -> Iterator[bytes]:
+def _chunks(response, url):
     """The body piece by piece, with network errors told apart from those of the disk it is written to."""
     from http.client import HTTPException
 
@@ -212,7 +211,7 @@ def _chunks(response, url: str) -> Iterator[bytes]:
         raise _network_error(url, f"The connection broke off: {error}") from error
 
 
-def _network_error(url: str, rule: str) -> ConnectionError:
+def _network_error(url, rule):
     return ConnectionError(
         f"Could not download {url}.\n{rule}.\nRun fetch again to continue, or give another base_url."
     )

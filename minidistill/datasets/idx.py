@@ -8,14 +8,9 @@ database").
 Given up for simplicity: the whole file is read; there is no reading of single images.
 """
 
-from __future__ import annotations
-
 import gzip
 import math
-import os
 import zlib
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -29,7 +24,7 @@ MAX_DEFLATE = 1032  # deflate cannot shrink data by more than this (RFC 1951: 25
 SIDE = 28  # pixels of an MNIST image
 
 
-def read_idx(path: str | os.PathLike) -> np.ndarray:
+def read_idx(path):
     """Read an IDX file, plain or gzip-compressed (told by its content, not its name).
 
     Returns
@@ -56,7 +51,7 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
             raise bad_file(path, f"Its gzip data are damaged: {error}.", "Fetch it again.") from error
 
 
-def _read_values(path: Path, stream: BinaryIO, compressed: bool) -> np.ndarray:
+def _read_values(path, stream, compressed):
     dtype, shape, header_bytes = _read_header(path, stream)
     array_bytes = math.prod(shape) * dtype.itemsize
     declared = f"Its header declares shape {shape} of {dtype.name}, {array_bytes:,} bytes, but it holds"
@@ -76,7 +71,7 @@ def _read_values(path: Path, stream: BinaryIO, compressed: bool) -> np.ndarray:
     return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
-def _read_header(path: Path, stream: BinaryIO) -> tuple[np.dtype, tuple[int, ...], int]:
+def _read_header(path, stream):
     """Returns dtype, shape and the number of bytes read."""
     magic = stream.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in DTYPES or not 1 <= magic[3] <= MAX_AXES:
@@ -95,7 +90,7 @@ def _read_header(path: Path, stream: BinaryIO) -> tuple[np.dtype, tuple[int, ...
     return np.dtype(DTYPES[magic[2]]), shape, 4 + len(axes)
 
 
-def load_mnist(directory: str | os.PathLike | None = None) -> tuple[Dataset, Dataset]:
+def load_mnist(directory=None):
     """MNIST: (train, test) of 60 000 and 10 000 handwritten digits, from files on this machine.
 
     Parameters
@@ -119,7 +114,7 @@ def load_mnist(directory: str | os.PathLike | None = None) -> tuple[Dataset, Dat
     return _load("mnist", directory)
 
 
-def load_fashion_mnist(directory: str | os.PathLike | None = None) -> tuple[Dataset, Dataset]:
+def load_fashion_mnist(directory=None):
     """Fashion-MNIST: (train, test) of 60 000 and 10 000 pictures of clothes in 10 classes.
 
     As `load_mnist`, in a folder ``fashion-mnist`` (H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST: a Novel
@@ -128,7 +123,7 @@ def load_fashion_mnist(directory: str | os.PathLike | None = None) -> tuple[Data
     return _load("fashion-mnist", directory)
 
 
-def _load(name: str, directory: str | os.PathLike | None) -> tuple[Dataset, Dataset]:
+def _load(name, directory):
     home = data_home(directory)
     # The sets have equal file names: a folder that is named after another set is not this one.
     places = [home / name] if home.name in SOURCES and home.name != name else [home / name, home]
@@ -145,11 +140,11 @@ def _load(name: str, directory: str | os.PathLike | None) -> tuple[Dataset, Data
     )
 
 
-def _plain_or_gz(path: Path) -> Path | None:
+def _plain_or_gz(path):
     return next((p for p in (path, path.with_suffix("")) if p.is_file()), None)
 
 
-def _load_part(images_path: Path, labels_path: Path) -> Dataset:
+def _load_part(images_path, labels_path):
     images, labels = read_idx(images_path), read_idx(labels_path)
     if images.dtype != np.uint8 or images.shape[1:] != (SIDE, SIDE):
         raise bad_file(

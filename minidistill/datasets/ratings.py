@@ -35,14 +35,7 @@ class MadeRatings(NamedTuple):
     item_factors: np.ndarray
 
 
-def make_ratings(
-    users: int,
-    items: int,
-    rank: int,
-    observations: int,
-    noise: float = 0.1,
-    rng: int | np.random.Generator | None = 0,
-) -> MadeRatings:
+def make_ratings(users, items, rank, observations, noise=0.1, rng=0):
     """Draw a score table of rank `rank` and observe some of its cells through noise.
 
     True scores have mean 0 and variance 1 over the table (in expectation); the best possible mean squared

@@ -8,18 +8,15 @@ or missing values), and the whole table in memory.
 from __future__ import annotations
 
 import csv
-import os
 from array import array
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 import numpy as np
 
 from .. import checks
-from ..files import FileFormatError, as_path, bad_file, read_npz, require_file
+from ..files import as_path, bad_file, read_npz, require_file
 from .dataset import Dataset
 
 MOVIELENS_FILES = ("ratings.csv", "ratings.dat", "u.data")
@@ -27,7 +24,7 @@ _DELIMITERS = (",", ";", "\t", "|", " ")
 _FEW_NAMES = 50  # different texts in a column that may be the names of classes
 
 
-def load_npz(path: str | os.PathLike, x: str | tuple[str, ...] = "x", y: str | None = "y") -> Dataset:
+def load_npz(path, x="x", y="y"):
     """A data set from the arrays of an ``.npz`` file.
 
     Parameters
@@ -60,14 +57,7 @@ def load_npz(path: str | os.PathLike, x: str | tuple[str, ...] = "x", y: str | N
     return Dataset(chosen if isinstance(x, tuple) else chosen[0], None if y is None else arrays[y])
 
 
-def load_csv(
-    path: str | os.PathLike,
-    target: int | str | None = -1,
-    header: bool | str = "auto",
-    delimiter: str = ",",
-    decimal: str = ".",
-    classes: Sequence[str] | None = None,
-) -> Dataset:
+def load_csv(path, target=-1, header="auto", delimiter=",", decimal=".", classes=None):
     """A data set from a table of numbers.
 
     Parameters
@@ -132,7 +122,7 @@ class Ratings(NamedTuple):
     timestamps: np.ndarray
 
 
-def load_movielens(path: str | os.PathLike) -> Ratings:
+def load_movielens(path):
     """The ratings of a MovieLens data set, in the order of the file.
 
     Parameters
@@ -172,14 +162,14 @@ def load_movielens(path: str | os.PathLike) -> Ratings:
     return Ratings(Dataset((user_ids, item_ids), ratings[:, 0]), users, items, times)
 
 
-def _ratings_file(path: Path) -> Path:
+def _ratings_file(path):
     inside = (path / name for name in MOVIELENS_FILES) if path.is_dir() else ()
     found = next((file for file in inside if file.is_file()), path)
     return require_file(found, f"Pass a MovieLens folder with {' or '.join(MOVIELENS_FILES)}, or such a file.")
 
 
 @contextmanager
-def _text_lines(path: Path) -> Iterator[TextIO]:
+def _text_lines(path):
     """The open file; what is not text or not csv in it becomes one error that names the file."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         try:
@@ -207,7 +197,7 @@ class _Table:
         self.names = [name.strip() for name in first] if self._is_header(first, header) else None
         self.rows = reader if self.names else chain([first], reader)
 
-    def position(self, target: int | str | None) -> int | None:
+    def position(self, target):
         """The target column by its number from 0."""
         if target is None:
             return None
@@ -223,7 +213,7 @@ class _Table:
         interval = f"[{-self.columns}, {self.columns - 1}]"
         return checks.whole("load_csv", "target", target, interval, "a column of the table", -1) % self.columns
 
-    def read(self, text_columns=()) -> tuple[np.ndarray, dict[int, list[str]]]:
+    def read(self, text_columns=()):
         """The numbers, float64 of shape (N, other columns), and {column: its cells} of the columns of text."""
         texts: dict[int, list[str]] = {column: [] for column in text_columns}
         columns = [column for column in range(self.columns) if column not in texts]
@@ -249,7 +239,7 @@ class _Table:
             raise bad_file(self.path, "It has a header but no rows.", "A table needs at least one line of numbers.")
         return self._in_float32(np.array(values).reshape(len(self.lines), len(columns)), columns), texts
 
-    def integers(self, column: int, cells: list[str]) -> np.ndarray:
+    def integers(self, column, cells):
         """A column of whole numbers, int64, to the last digit: floats hold no more than 2**53 of them."""
         numbers = np.empty(len(cells), np.int64)
         for row, cell in enumerate(cells):
@@ -259,7 +249,7 @@ class _Table:
                 raise self._bad_cell(row, column, repr(cell), "a whole number of 64 bits") from None
         return numbers
 
-    def targets(self, column: int, cells: list[str]) -> np.ndarray:
+    def targets(self, column, cells):
         """The targets: int64 if all are names of classes or written as integers, else float64."""
         if self.classes:
             ids = {name: number for number, name in enumerate(self.classes)}
@@ -283,21 +273,21 @@ class _Table:
             raise self._bad_cell(wrong[0], column, repr(cells[wrong[0]]))
         return self._in_float32(np.array([[self._number(cell)] for cell in cells]), [column])[:, 0]
 
-    def _number(self, cell: str) -> float:
+    def _number(self, cell):
         return float(cell if self.decimal == "." else cell.replace(self.decimal, "."))
 
-    def _is_number(self, cell: str) -> bool:
+    def _is_number(self, cell):
         try:
             self._number(cell)
         except ValueError:
             return False
         return True
 
-    def _is_whole_float(self, cell: str) -> bool:
+    def _is_whole_float(self, cell):
         """Whether it is written as "196.0", and small enough that nothing was rounded."""
         return "." in cell and self._is_number(cell) and float(cell).is_integer() and abs(float(cell)) < 2**53
 
-    def _in_float32(self, numbers: np.ndarray, columns: list[int]) -> np.ndarray:
+    def _in_float32(self, numbers, columns):
         """The numbers, if all are finite in the float32 of a data set."""
         with np.errstate(over="ignore"):
             wrong = np.argwhere(~np.isfinite(numbers.astype(np.float32)))
@@ -307,17 +297,17 @@ class _Table:
             raise self._bad_cell(row, columns[place], str(found), kind + " of float32" * bool(np.isfinite(found)))
         return numbers
 
-    def _bad_cell(self, row: int, column: int, found: str, kind: str = "a finite number") -> FileFormatError:
+    def _bad_cell(self, row, column, found, kind="a finite number"):
         remedy = "Replace the cell by a number, or delete the line or the column."
         if "," in found and _is_decimal(found[1:-1]):
             remedy = 'If the comma stands before decimals, write load_csv(path, decimal=",").'
         place = f"Line {self.lines[row]}, column {self._called(column)}"
         return bad_file(self.path, f"{place} is {found}, not {kind}.", remedy)
 
-    def _called(self, column: int) -> str:
+    def _called(self, column):
         return f"{column + 1} ({self.names[column]})" if self.names else f"{column + 1}"
 
-    def _check_delimiter(self, first: list[str], used: str) -> None:
+    def _check_delimiter(self, first, used):
         """Refuse a first line in which another delimiter finds more numbers, or several cells instead of one."""
         numbers, line = sum(map(_is_decimal, first)), used.join(first)
         for other in _DELIMITERS:
@@ -332,7 +322,7 @@ class _Table:
                     f"Write load_csv(path, delimiter={other!r}{', decimal=' + repr(',') if comma else ''}).",
                 )
 
-    def _is_header(self, cells: list[str], header: bool | str) -> bool:
+    def _is_header(self, cells, header):
         if header != "auto":
             return bool(header)
         comma = next((i for i, cell in enumerate(cells) if _is_decimal(cell) and not self._is_number(cell)), None)
@@ -350,7 +340,7 @@ class _Table:
         return numbers == 0
 
 
-def _is_decimal(cell: str) -> bool:
+def _is_decimal(cell):
     """Whether it is a number, with a point or a comma."""
     try:
         float(cell.replace(",", "."))

@@ -11,8 +11,6 @@ fast twins: `blas.py` (BLAS on our threads), `dense.py` (bias, relu), `softmax.p
 This is the one place that picks an implementation. Importing it compiles nothing.
 """
 
-from __future__ import annotations
-
 from minidistill.kernels._jit import JIT_ENABLED
 from minidistill.kernels.reference import TOGETHER, matmul
 

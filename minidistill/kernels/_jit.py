@@ -21,12 +21,9 @@ That is why a kernel and all jitted code that it calls share one file, and why e
 `make clean`.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 
 import numba
@@ -34,7 +31,7 @@ import numpy as np
 from numba.core.caching import FunctionCache
 
 #: False under `NUMBA_DISABLE_JIT=1`: then the package runs on `reference/`, for a debugger to step through.
-JIT_ENABLED: bool = not numba.config.DISABLE_JIT
+JIT_ENABLED = not numba.config.DISABLE_JIT
 
 # All that reading a damaged pickle can raise, and writing a file.
 _DAMAGE = (
@@ -52,17 +49,17 @@ _DAMAGE = (
 )
 
 
-def kernel(function: Callable) -> Callable:
+def kernel(function):
     """Compile a float kernel: `a * b + c` may be rounded once, nothing else about the arithmetic changes."""
     return _compile(function, fastmath={"contract"})
 
 
-def exact_kernel(function: Callable) -> Callable:
+def exact_kernel(function):
     """Compile an integer or quantization kernel: no fastmath flag, every operation rounded as NumPy does."""
     return _compile(function, fastmath=False)
 
 
-def _compile(function: Callable, fastmath: set[str] | bool) -> Callable:
+def _compile(function, fastmath):
     options = {"nogil": True, "error_model": "numpy", "boundscheck": False, "fastmath": fastmath}
     compiled = numba.njit(**options)(function)
     if JIT_ENABLED:
@@ -108,7 +105,7 @@ class _Cache(FunctionCache):
         warnings.warn(f"Numba's cache: {what}.\n{then}.\n{advice}.", RuntimeWarning, stacklevel=2)
 
 
-def is_ready(array: np.ndarray) -> bool:
+def is_ready(array):
     """Whether an array is in the layout of `kernel_input`: as ``array.flags.carray``, by the bits of NumPy's C interface.
 
     That property and Numba both warn at an array of `np.broadcast_arrays`, which NumPy has marked: its entries may share
@@ -121,7 +118,7 @@ READY = 0x001 | 0x100 | 0x400  # C-contiguous, aligned, writable
 LAYOUT = READY | 1 << 31  # the same and NPY_ARRAY_WARN_ON_WRITE
 
 
-def kernel_input(array: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
+def kernel_input(array, dtype=None):
     """Return `array` in the one layout that kernels are compiled for, copied only if it is not in it already.
 
     Numba compiles a kernel once more for every layout it meets: transposed, strided, read-only, misaligned.
@@ -133,7 +130,7 @@ def kernel_input(array: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray
     return np.array(array, dtype=dtype, order="C")
 
 
-def flat_view(array: np.ndarray) -> np.ndarray:
+def flat_view(array):
     """Return a 1-D view of an array that a kernel is about to change in place.
 
     Raises

@@ -3,8 +3,6 @@
 Everything here agrees with the reference bit for bit, so nothing here has a fastmath flag.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from minidistill.kernels._jit import exact_kernel, flat_view, kernel_input
@@ -17,14 +15,7 @@ _SMALLEST = np.finfo(np.float32).tiny
 _WORTH_SPLITTING = 100_000  # numbers, some 20 microseconds for one thread
 
 
-def quantize(
-    x: np.ndarray,
-    scale: np.ndarray | float,
-    zero_point: np.ndarray | int,
-    low: int,
-    high: int,
-    out: np.ndarray | None = None,
-) -> np.ndarray:
+def quantize(x, scale, zero_point, low, high, out=None):
     """As `reference.quantize`, in one pass: no array of quotients, and NaN is looked for in the same loop. With one scale for
     all, 16 numbers at a time, on all threads."""
     x = kernel_input(np.asarray(x), _FLOAT32)
@@ -64,9 +55,7 @@ def _quantize_rows(x, scales, zeros, low, high, out):
     return found_nan
 
 
-def dequantize(
-    q: np.ndarray, scale: np.ndarray | float, zero_point: np.ndarray | int, out: np.ndarray | None = None
-) -> np.ndarray:
+def dequantize(q, scale, zero_point, out=None):
     """As `reference.dequantize`, in one pass: no array of float32(q), none of differences. With one scale, on all threads."""
     q = kernel_input(np.asarray(q))
     out = _output(out, q.shape, np.float32)
@@ -116,7 +105,7 @@ def _split_flat(kernel, arrays, scalars, results):
         split(part, (), size)
 
 
-def _per_channel(scale, zero_point) -> tuple[np.ndarray, np.ndarray]:
+def _per_channel(scale, zero_point):
     """Scale and zero point as float32 arrays of one length: N if either has one per channel, else 1."""
     scales = np.asarray(scale, dtype=np.float32).reshape(-1)
     zeros = np.asarray(zero_point, dtype=np.float32).reshape(-1)
@@ -126,7 +115,7 @@ def _per_channel(scale, zero_point) -> tuple[np.ndarray, np.ndarray]:
     return kernel_input(scales), kernel_input(zeros)
 
 
-def requantize(sums: np.ndarray, multiplier: np.ndarray, zero_point: int, low: int) -> np.ndarray:
+def requantize(sums, multiplier, zero_point, low):
     """As `reference.requantize`, in one pass. (Inside a layer, `int8_dense` does this before the sums leave the cache.)"""
     out = np.empty(sums.shape, np.uint8)
     _requantize_rows(
@@ -143,9 +132,7 @@ def _requantize_rows(sums, multiplier, zero, low, out, lo, hi):
             out[i, j] = min(max(q, low), np.float32(255))
 
 
-def requantize_integer(
-    sums: np.ndarray, multiplier: np.ndarray, shift: np.ndarray, zero_point: int, low: int
-) -> np.ndarray:
+def requantize_integer(sums, multiplier, shift, zero_point, low):
     """As `reference.requantize_integer`, in one pass."""
     out = np.empty(sums.shape, np.uint8)
     _requantize_integer_rows(
@@ -174,7 +161,7 @@ def _requantize_integer_rows(sums, multiplier, shift, zero, low, out, lo, hi):
             out[i, j] = min(max(q + zero, low), np.int64(255))
 
 
-def quantize_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def quantize_rows(x):
     """As `reference.quantize_rows`: each row is read twice while it is in the cache, and no array of floats is made."""
     x = kernel_input(x, _FLOAT32)
     q, scale, zero_point = np.empty(x.shape, np.uint8), np.empty(len(x), np.float32), np.empty(len(x), np.int32)
@@ -210,9 +197,7 @@ def _quantize_each_row(x, q, scale, zero_point, lo, hi):
     return found_nan
 
 
-def dequantize_sums(
-    sums: np.ndarray, row_scale: np.ndarray, row_zero: np.ndarray, column_sums: np.ndarray, scale: np.ndarray
-) -> np.ndarray:
+def dequantize_sums(sums, row_scale, row_zero, column_sums, scale):
     """As `reference.dequantize_sums`, in one pass."""
     out = np.empty(sums.shape, np.float32)
     arrays = [kernel_input(a) for a in (sums, row_scale, row_zero, column_sums, scale)]
@@ -232,7 +217,7 @@ def _dequantize_sums_rows(sums, row_scale, row_zero, column_sums, scale, out, lo
             out[i, j] = np.float32(sums[i, j] - moved[j]) * scaled[j]
 
 
-def lookup_rows(table: np.ndarray, scale: np.ndarray, width: int, bits: int, ids: np.ndarray) -> np.ndarray:
+def lookup_rows(table, scale, width, bits, ids):
     """As `reference.lookup_rows`, without a copy of the rows of integers."""
     out = np.empty((len(ids), width), np.float32)
     arguments = kernel_input(table), kernel_input(scale), kernel_input(ids, np.dtype(np.int64)), out

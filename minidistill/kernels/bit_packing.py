@@ -59,14 +59,14 @@ IN_BYTES = [[Field(0, 0, 8)]]  # all other numbers of bits
 AT_ONCE = 2**18  # numbers that are spread out to one bit, or to eight bytes, at a time; a multiple of 8
 
 
-def pack_fields(matrix: np.ndarray, bits: int) -> np.ndarray:
+def pack_fields(matrix, bits):
     """Integers as a file has them: uint8 of shape (ceil(size * bits / 8),)."""
     numbers, places = np.asarray(matrix, np.int8).reshape(-1, 1), np.arange(bits - 1, -1, -1, dtype=np.int8)
     parts = [numbers[first : first + AT_ONCE] for first in range(0, len(numbers), AT_ONCE)]
     return np.concatenate([np.packbits((part >> places) & 1) for part in parts])
 
 
-def unpack_fields(stored: np.ndarray, bits: int, shape: tuple[int, ...]) -> np.ndarray:
+def unpack_fields(stored, bits, shape):
     """The int8 that `pack_fields` was given. Eight fields are ``bits`` whole bytes: one number to shift."""
     size = math.prod(shape)
     out = np.empty(-(-size // 8) * 8, np.int8)
@@ -83,7 +83,7 @@ def unpack_fields(stored: np.ndarray, bits: int, shape: tuple[int, ...]) -> np.n
     return out[:size].reshape(shape)
 
 
-def stored_size(shape: tuple[int, ...], bits: int) -> int:
+def stored_size(shape, bits):
     """How many bytes `pack_fields` needs."""
     return -(-math.prod(shape) * bits // 8)
 
@@ -106,20 +106,20 @@ class PackedBits(PackedMatrix):
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, matrix: np.ndarray, bits: int, kind: str | None = None):
+    def __init__(self, matrix, bits, kind=None):
         self.bits = bits
         self.fields = FIELDS.get(bits, IN_BYTES)
         super().__init__(matrix, kind)
 
     @property
-    def unit(self) -> int:
+    def unit(self):
         return len(self.fields)
 
     @property
-    def shape(self) -> tuple[int]:
+    def shape(self):
         return (stored_size(self.matrix_shape, self.bits),)
 
-    def __setitem__(self, index, stored: np.ndarray):
+    def __setitem__(self, index, stored):
         """Replace all of it, by the bytes of a file: ``packed[...] = stored``."""
         if index is not ... or np.shape(stored) != self.shape or np.asarray(stored).dtype != np.uint8:
             raise ValueError(
@@ -128,7 +128,7 @@ class PackedBits(PackedMatrix):
             )
         self.hold(unpack_fields(stored, self.bits, self.matrix_shape))
 
-    def hold(self, matrix: np.ndarray):
+    def hold(self, matrix):
         """Replace all of it, by integers of shape (K, N)."""
         (k, n), (columns, group, _) = self.matrix_shape, self.layout
         rows, filled_columns = filled_up(k, n, self.layout, self.unit)
@@ -145,7 +145,7 @@ class PackedBits(PackedMatrix):
             self.data = self.data.view(np.int8)
         self.columns, self.sums = filled_columns, matrix.sum(axis=0, dtype=np.int32)
 
-    def integers(self) -> np.ndarray:
+    def integers(self):
         """The int8 matrix, (K, N)."""
         (k, n), (columns, group, _) = self.matrix_shape, self.layout
         matrix, rest = np.empty((k, n), np.int8), 0 if self.bits not in FIELDS else 8 - self.bits
@@ -157,20 +157,20 @@ class PackedBits(PackedMatrix):
             part[...] = panel[:k, : part.shape[1]]
         return matrix
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(self, dtype=None, copy=None):
         return np.array(pack_fields(self.integers(), self.bits), dtype=dtype)
 
-    def __deepcopy__(self, memo) -> PackedBits:
+    def __deepcopy__(self, memo):
         return PackedBits(self.integers(), self.bits, self.kind)
 
     def __reduce__(self):
         return PackedBits, (self.integers(), self.bits)
 
-    def __repr__(self) -> str:
+    def __repr__(self):
         return f"PackedBits(shape={self.matrix_shape}, bits={self.bits}, kind={self.kind!r})"
 
 
-def _share_bytes(steps: np.ndarray, fields: list) -> np.ndarray:
+def _share_bytes(steps, fields):
     """(units, steps of a unit, size) of int8 to (units, bytes, size) of uint8."""
     numbers = steps.view(np.uint8)
     count = 1 + max(field.byte for pieces in fields for field in pieces)
@@ -181,7 +181,7 @@ def _share_bytes(steps: np.ndarray, fields: list) -> np.ndarray:
     return packed
 
 
-def _split_bytes(packed: np.ndarray, fields: list) -> np.ndarray:
+def _split_bytes(packed, fields):
     """(units, bytes, size) of uint8 to (units, steps of a unit, size), the numbers' bits without their signs."""
     numbers = np.zeros((len(packed), len(fields), packed.shape[2]), np.uint8)
     for step, pieces in enumerate(fields):

@@ -10,8 +10,6 @@ Given up for simplicity: a BLAS that threadpoolctl cannot steer (Accelerate on a
 cut. While another Python thread is in here, a caller multiplies alone.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import threading
@@ -27,14 +25,14 @@ WORTH_SPLITTING = 5_000_000  # multiplications of one product, about 60 µs on o
 _steering = threading.RLock()
 
 
-def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def product(a, b):
     """As `reference.product`, on the threads of the pool if it is large."""
     if a.size * b.shape[1] <= SMALL:
         return dot(a, b)
     return products([(a, b)])[0]
 
 
-def products(pairs: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+def products(pairs):
     """As `reference.products`, on the threads of the pool if there is enough to multiply."""
     work = [a.size * b.shape[1] for a, b in pairs]
     if max(work) <= SMALL or min(work) == 0:

@@ -18,8 +18,6 @@ Numba is asked and not the processor: ``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURE
 one that is switched off would abort the process.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import platform
@@ -42,7 +40,7 @@ _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # asm/unistd_64.
 
 
 @functools.cache
-def kinds() -> tuple[str, ...]:
+def kinds():
     """The kinds that run here, the best first. "vectors" is always the last."""
     if not JIT_ENABLED:
         return ("plain",)
@@ -51,13 +49,13 @@ def kinds() -> tuple[str, ...]:
 
 
 @functools.cache
-def has(feature: str) -> bool:
+def has(feature):
     """Whether Numba compiles for a processor with this feature, by LLVM's name for it ("avx512f")."""
     return JIT_ENABLED and feature in _features()
 
 
 @functools.cache
-def _features() -> set[str]:
+def _features():
     """The features that Numba compiles for, among those asked for here."""
     from numba.core.registry import cpu_target  # here, since asking starts Numba's compiler
 
@@ -68,7 +66,7 @@ def _features() -> set[str]:
     return _compiled_for(codegen, listed, sorted({"avx512f"}.union(*_NEEDS.values())))
 
 
-def _compiled_for(codegen, listed: str, names: list[str]) -> set[str]:
+def _compiled_for(codegen, listed, names):
     """Those of the features that a user's choice of processor and features comes to, by LLVM's own account.
 
     "haswell" alone implies AVX2, and "+avx512vnni" AVX-512; LLVM keeps a table of that and shows it to nobody. But it moves a
@@ -97,7 +95,7 @@ def _compiled_for(codegen, listed: str, names: list[str]) -> set[str]:
     return {name for i, name in enumerate(names) if f"@asks{i}(" not in left}
 
 
-def _may_use_tiles() -> bool:
+def _may_use_tiles():
     """Ask the kernel for AMX's 8 KB of tile registers: a process gets them only on request (Linux 5.16 and later).
 
     The permission holds for all threads of the process, and its forked children have it too.

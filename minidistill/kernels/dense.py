@@ -4,8 +4,6 @@ NumPy makes a pass over memory for the bias, one for the activation, and in the 
 the product and one for the sum over the batch. Here it is one pass each way.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from minidistill.kernels._jit import kernel, kernel_input
@@ -14,7 +12,7 @@ from minidistill.kernels.pool import split
 _LARGE = 2**20  # entries, about 0.1 ms: from here on, the rows are split
 
 
-def add_bias(z: np.ndarray, bias: np.ndarray, relu: bool) -> None:
+def add_bias(z, bias, relu):
     """As `reference.add_bias`, in one pass."""
     bias = kernel_input(bias)
     if z.size < _LARGE:
@@ -32,7 +30,7 @@ def _add_bias(z, bias, relu, lo, hi):
             z[i, j] = zero if relu and value < zero else value  # so written, NaN stays NaN
 
 
-def dense_backward(g: np.ndarray, y: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def dense_backward(g, y):
     """As `reference.dense_backward`, in one pass. On one thread: sums over the rows cannot be split by rows."""
     g = kernel_input(g)
     sums = np.zeros(g.shape[1], g.dtype)

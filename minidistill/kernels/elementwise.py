@@ -1,7 +1,5 @@
 """Fast twins of the elementwise kernels of `reference/`. Read that file and `_jit.py` first."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -9,7 +7,7 @@ import numpy as np
 from minidistill.kernels._jit import kernel, kernel_input
 
 
-def erf(x: np.ndarray) -> np.ndarray:
+def erf(x):
     """As `reference.erf`, without a Python float per entry: the loop calls the C library's `erf` directly.
 
     Given up: the call is a scalar one, so this loop does not use vector instructions.
@@ -26,7 +24,7 @@ def _erf_rows(x, out, lo, hi):
         out[i] = math.erf(x[i])
 
 
-def all_finite(x: np.ndarray) -> bool:
+def all_finite(x):
     """As `reference.all_finite`, without an array of answers."""
     return _count_others(kernel_input(x).reshape(-1)) == 0
 
@@ -41,7 +39,7 @@ def _count_others(x):
     return count
 
 
-def count_beyond(arrays: tuple[np.ndarray, ...], limit: float) -> int:
+def count_beyond(arrays, limit):
     """As `reference.count_beyond`, in one pass."""
     return _count_beyond(arrays, limit)
 

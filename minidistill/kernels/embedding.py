@@ -1,7 +1,5 @@
 """Fast twin of the embedding kernel of `reference/`. Read that file and `_jit.py` first."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from minidistill.kernels._jit import kernel, kernel_input
@@ -11,7 +9,7 @@ _LARGE = 500_000  # numbers to add, about 0.1 ms: from here on, the runs are spl
 _INT64 = np.dtype(np.int64)
 
 
-def within(ids: np.ndarray, count: int) -> bool:
+def within(ids, count):
     """As `reference.within`, in one pass instead of two."""
     return _within(kernel_input(ids, _INT64).ravel(), count)
 
@@ -24,7 +22,7 @@ def _within(ids, count):
     return inside
 
 
-def sum_rows(ids: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def sum_rows(ids, values):
     """As `reference.sum_rows`, in one sort and one pass.
 
     Sorting the positions by id brings equal ids together, in runs. A pass over the runs writes each sum once, where
@@ -42,7 +40,7 @@ def sum_rows(ids: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return rows[:count], sums
 
 
-def _by_id(ids: np.ndarray) -> np.ndarray:
+def _by_id(ids):
     """Positions ordered by id, equal ids in order of occurrence: a faster `np.argsort(ids, kind="stable")`.
 
     Id and position are packed into one integer, id in the high bits, position in the low ones. No two are

@@ -8,8 +8,6 @@ sums of gradients up to their order.
 Given up for simplicity: threads. The products between these passes have them, and take longer.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from minidistill.kernels._jit import exact_kernel, kernel_input
@@ -19,15 +17,7 @@ _FLOAT32 = np.dtype(np.float32)
 _SMALLEST = np.finfo(np.float32).tiny
 
 
-def weight_steps(
-    weight: np.ndarray,
-    bias: np.ndarray,
-    input_scale: float,
-    room: float,
-    limit: int,
-    shared: bool,
-    largest: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+def weight_steps(weight, bias, input_scale, room, limit, shared, largest=None):
     """As `reference.weight_steps`, in a pass over the weight for the largest, and one for everything else."""
     weight, bias = kernel_input(weight, _FLOAT32), kernel_input(bias, _FLOAT32)
     steps, columns = np.empty(weight.shape, np.float32), np.zeros((4, bias.size), np.float32)
@@ -70,7 +60,7 @@ def _weight_steps(weight, bias, input_scale, room, limit, shared, find_largest, 
     return sums.max() if finite else np.float32(np.nan)
 
 
-def activation_steps(x: np.ndarray, scale: float, low: int, high: int) -> np.ndarray:
+def activation_steps(x, scale, low, high):
     """As `reference.activation_steps`, in one pass."""
     x = kernel_input(x, _FLOAT32)
     steps = np.empty(x.shape, np.float32)
@@ -89,7 +79,7 @@ def _activation_steps(x, scale, low, high, steps):
     return found_nan
 
 
-def range_of_sums(sums: np.ndarray, sum_scale: np.ndarray) -> tuple[float, float]:
+def range_of_sums(sums, sum_scale):
     """As `reference.range_of_sums`: of each column first, since rounding keeps the order; only these are scaled."""
     return _range_of_sums(kernel_input(sums), kernel_input(sum_scale), np.empty((2, sum_scale.size), np.float32))
 
@@ -112,9 +102,7 @@ def _range_of_sums(sums, sum_scale, ends):
     return low, high
 
 
-def requantize_steps(
-    sums: np.ndarray, sum_scale: np.ndarray, output_scale: float, low: int, high: int
-) -> tuple[np.ndarray, np.ndarray, bool]:
+def requantize_steps(sums, sum_scale, output_scale, low, high):
     """As `reference.requantize_steps`, in one pass."""
     v, steps = np.empty(sums.shape, np.float32), np.empty(sums.shape, np.float32)
     arrays, numbers = (kernel_input(sums, _FLOAT32), kernel_input(sum_scale)), (output_scale, low, high)
@@ -136,9 +124,7 @@ def _requantize_steps(sums, sum_scale, output_scale, low, high, v, steps):
     return fits
 
 
-def requantize_backward(
-    g: np.ndarray, v: np.ndarray, low: int, high: int, relu: bool, weight_scale: np.ndarray, input_scale: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def requantize_backward(g, v, low, high, relu, weight_scale, input_scale):
     """As `reference.requantize_backward`, in one pass: a row is scaled twice and added up while it is in the cache."""
     g, low, high = kernel_input(g, _FLOAT32), np.float32(low), np.float32(high)
     half, zero = np.float32(0.5), np.float32(0)
@@ -169,9 +155,7 @@ def _requantize_backward(g, v, bounds, weight_scale, input_scale, to_input, dz, 
             dz[i, j] *= input_scale
 
 
-def round_backward(
-    g: np.ndarray, x: np.ndarray, scale: np.ndarray, low: int, high: int
-) -> tuple[np.ndarray, np.ndarray]:
+def round_backward(g, x, scale, low, high):
     """As `reference.round_backward`, in one pass."""
     g, x = kernel_input(g, _FLOAT32), kernel_input(x, _FLOAT32)
     passed, step = np.empty(g.shape, np.float32), np.zeros(g.shape[1], np.float32)

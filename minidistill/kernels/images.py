@@ -1,7 +1,5 @@
 """Fast twin of the image kernel of `reference/`. Read that folder and `_jit.py` first."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from minidistill.kernels._jit import kernel, kernel_input
@@ -9,7 +7,7 @@ from minidistill.kernels._jit import kernel, kernel_input
 _INT64 = np.dtype(np.int64)
 
 
-def shift_images(images: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:
+def shift_images(images, down, right):
     """As `reference.shift_images`, each pixel copied once: no larger image with a border of zeros in between."""
     images = kernel_input(images)
     out = np.zeros(images.shape, images.dtype)

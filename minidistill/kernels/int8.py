@@ -13,8 +13,6 @@ inputs have scales of their own (`grouped_dense`), totals are floats.
 tile for each kind, and blocking for weights that exceed the second-level cache.
 """
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np
@@ -60,7 +58,7 @@ _MANY_ROWS = 64  # from there rows are split, below it columns
 _ALIGN_FROM = 16_384  # numbers of the output; below, a store that straddles two cache lines costs less than aligning
 
 
-def int8_matmul(x: np.ndarray, weight: np.ndarray, zero_point: int) -> np.ndarray:
+def int8_matmul(x, weight, zero_point):
     """As `reference.int8_matmul`, on 8-bit instructions. The zero point moves out of the loop:
     sum((x - z) * w) = sum(x * w) - z * sum(w), and the second sum does not depend on x."""
     if not isinstance(weight, PackedMatrix):
@@ -68,19 +66,12 @@ def int8_matmul(x: np.ndarray, weight: np.ndarray, zero_point: int) -> np.ndarra
     return int8_sums(x, weight, -int(zero_point) * weight.sums)
 
 
-def int8_sums(x: np.ndarray, weight: np.ndarray, init: np.ndarray) -> np.ndarray:
+def int8_sums(x, weight, init):
     """As `reference.int8_sums`."""
     return _dense(SUMS, x, weight, init, _NO_SCALE, None, 0, 0)
 
 
-def int8_dense(
-    x: np.ndarray,
-    weight: np.ndarray,
-    init: np.ndarray,
-    scale: np.ndarray,
-    source: tuple | None = None,
-    target: tuple | None = None,
-) -> np.ndarray:
+def int8_dense(x, weight, init, scale, source=None, target=None):
     """As `reference.int8_dense`: rounding in, product and rounding out in one pass over a few rows at a time."""
     if scale.size != weight.columns or scale.dtype is not _FLOAT32:
         scale = _padded(x, weight, scale, _FLOAT32, source)
@@ -94,16 +85,7 @@ _RESULTS = _INT32, _FLOAT32, _UINT8  # of SUMS, FLOATS and BYTES
 _NO_SCALE, _NO_SOURCE = np.zeros(1, np.float32), (1.0, 0)
 
 
-def grouped_dense(
-    x: np.ndarray,
-    weight: np.ndarray,
-    group: int,
-    scale: np.ndarray,
-    start: np.ndarray,
-    factor: float,
-    source: tuple | None = None,
-    target: tuple | None = None,
-) -> np.ndarray:
+def grouped_dense(x, weight, group, scale, start, factor, source=None, target=None):
     """As `reference.grouped_dense`: a panel's totals stay in the first-level cache while its groups are added to them."""
     _check_input(x, weight, start, source)
     (k, _), columns = weight.matrix_shape, weight.columns

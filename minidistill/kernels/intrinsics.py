@@ -15,8 +15,6 @@ Read ``packing.py`` before this file, and the twins in ``reference/`` for what i
 file in the kernels that it has cached: run `make clean` after one.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from llvmlite import ir
 from numba import types

@@ -17,8 +17,6 @@ table. And offsets are unsigned, because a signed index might be negative, which
 Python, and testing for that at every access costs the vector instructions too.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -40,18 +38,7 @@ _LIMITS = {dtype.itemsize: (smallest(dtype), math.sqrt(smallest(dtype))) for dty
 # ---- SGD -----------------------------------------------------------------------------------------
 
 
-def sgd_step(
-    param: np.ndarray,
-    grad: np.ndarray,
-    velocity: np.ndarray | None,
-    mask: np.ndarray | None,
-    rows: np.ndarray | None,
-    lr: float,
-    momentum: float,
-    nesterov: bool,
-    weight_decay: float,
-    decoupled: bool,
-) -> None:
+def sgd_step(param, grad, velocity, mask, rows, lr, momentum, nesterov, weight_decay, decoupled):
     """As `reference.sgd_step`, in one pass over memory."""
     if rows is None:
         grad = kernel_input(grad, param.dtype)
@@ -66,7 +53,7 @@ def sgd_step(
         _run(_sgd_rows, arguments, len(rows), _FEW_ROWS)
 
 
-def sgd_steps(params, grads, velocities, masks, lr, momentum, nesterov, weight_decay, decoupled) -> None:
+def sgd_steps(params, grads, velocities, masks, lr, momentum, nesterov, weight_decay, decoupled):
     """As `reference.sgd_steps`, in one call."""
     rule = _sgd_rule(params[0].dtype, lr, momentum, nesterov, weight_decay, decoupled)
     entries = sum([param.size for param in params])
@@ -125,21 +112,7 @@ def _sgd_stretch(param, grad, velocity, mask, at, grad_at, count, rule):
 # ---- Adam ----------------------------------------------------------------------------------------
 
 
-def adam_step(
-    param: np.ndarray,
-    grad: np.ndarray,
-    m: np.ndarray,
-    v: np.ndarray,
-    mask: np.ndarray | None,
-    rows: np.ndarray | None,
-    step: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-) -> None:
+def adam_step(param, grad, m, v, mask, rows, step, lr, beta1, beta2, eps, weight_decay, decoupled):
     """As `reference.adam_step`, in one pass over memory."""
     if rows is None:
         grad = kernel_input(grad, param.dtype)
@@ -153,7 +126,7 @@ def adam_step(
         _run(_adam_rows, arguments, len(rows), _FEW_ROWS)
 
 
-def adam_steps(params, grads, ms, vs, masks, step, lr, beta1, beta2, eps, weight_decay, decoupled) -> None:
+def adam_steps(params, grads, ms, vs, masks, step, lr, beta1, beta2, eps, weight_decay, decoupled):
     """As `reference.adam_steps`, in one call."""
     rule = _adam_rule(params[0].dtype, step, lr, beta1, beta2, eps, weight_decay, decoupled)
     entries = sum([param.size for param in params])
@@ -230,17 +203,17 @@ def _run(function, arguments, rows, few):
         split(function, arguments, rows)
 
 
-def together(arrays: list[np.ndarray | None], dtype: np.dtype) -> tuple[np.ndarray, ...]:
+def together(arrays, dtype):
     """As `reference.together`."""
     empty = _NOTHING[dtype]
     flat = [empty if array is None else flat_view(array) for array in arrays]
     return (*flat, *[empty for _ in range(TOGETHER - len(flat))])
 
 
-def _flat_mask(mask: np.ndarray | None) -> np.ndarray:
+def _flat_mask(mask):
     return _NOTHING[_BOOL] if mask is None else kernel_input(mask, _BOOL).ravel()
 
 
-def _decay(lr: float, weight_decay: float, decoupled: bool) -> tuple[float, float]:
+def _decay(lr, weight_decay, decoupled):
     """What to add of param to its gradient, and what to multiply param by: one of the two does nothing."""
     return (0.0, 1.0 - lr * weight_decay) if decoupled else (weight_decay, 1.0)

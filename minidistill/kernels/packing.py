@@ -71,7 +71,7 @@ class PackedMatrix:
     dtype = np.dtype(np.int8)
     unit = 1  # steps that share bytes
 
-    def __init__(self, matrix: np.ndarray, kind: str | None = None):
+    def __init__(self, matrix, kind=None):
         if kind not in (None, *kinds()):  # asking for the kinds also asks the operating system for AMX
             raise ValueError(
                 f"PackedMatrix got kind={kind!r}.\nThis processor, as Numba compiles for it, runs: {', '.join(kinds())}.\n"
@@ -81,18 +81,18 @@ class PackedMatrix:
         self.hold(matrix)
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self):
         return self.matrix_shape
 
     @property
-    def layout(self) -> Layout:
+    def layout(self):
         return LAYOUTS[self.kind]
 
     @property
-    def nbytes(self) -> int:
+    def nbytes(self):
         return self.data.nbytes + self.sums.nbytes
 
-    def __setitem__(self, index, matrix: np.ndarray):
+    def __setitem__(self, index, matrix):
         """Replace the whole matrix: ``packed[...] = matrix``, of the same shape, int8."""
         if index is not ... or np.shape(matrix) != self.shape or np.asarray(matrix).dtype != np.int8:
             raise ValueError(
@@ -102,7 +102,7 @@ class PackedMatrix:
             )
         self.hold(matrix)
 
-    def hold(self, matrix: np.ndarray):
+    def hold(self, matrix):
         """Replace the integers, (K, N)."""
         columns, group, _ = self.layout
         filled = np.zeros(filled_up(*self.shape, self.layout), np.int8)
@@ -115,11 +115,11 @@ class PackedMatrix:
         self.columns = panels * columns
         self.sums = np.asarray(matrix).sum(axis=0, dtype=np.int32)
 
-    def integers(self) -> np.ndarray:
+    def integers(self):
         """The int8 matrix, (K, N)."""
         return np.asarray(self)
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(self, dtype=None, copy=None):
         k, n = self.shape
         plain = self.data
         if self.kind != "plain":
@@ -127,30 +127,30 @@ class PackedMatrix:
             plain = plain.transpose(1, 3, 0, 2).reshape(groups * group, panels * columns)
         return np.array(plain[:k, :n], dtype=dtype, order="C")
 
-    def __getitem__(self, index) -> np.ndarray:
+    def __getitem__(self, index):
         return np.asarray(self)[index]
 
-    def copy(self) -> np.ndarray:
+    def copy(self):
         """What a file holds, as a new array: here the plain matrix."""
         return np.asarray(self)
 
-    def __deepcopy__(self, memo) -> PackedMatrix:
+    def __deepcopy__(self, memo):
         return PackedMatrix(np.asarray(self), self.kind)
 
     def __reduce__(self):
         return PackedMatrix, (np.asarray(self),)  # unpickled on another machine, it takes that machine's layout
 
-    def pad(self, array: np.ndarray) -> np.ndarray:
+    def pad(self, array):
         """An array of shape (..., N), with zeros for the columns that fill up the last panel: shape (..., columns)."""
         out = aligned((*array.shape[:-1], self.columns), array.dtype)
         out[..., : array.shape[-1]], out[..., array.shape[-1] :] = array, 0
         return out
 
-    def __repr__(self) -> str:
+    def __repr__(self):
         return f"PackedMatrix(shape={self.shape}, kind={self.kind!r})"
 
 
-def aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
+def aligned(shape, dtype):
     """An uninitialised C-ordered array that begins at a cache line."""
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
@@ -159,13 +159,13 @@ def aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
     return buffer[start : start + size].view(dtype).reshape(shape)
 
 
-def filled_up(k: int, n: int, layout: Layout, unit: int = 1) -> tuple[int, int]:
+def filled_up(k, n, layout, unit=1):
     """The shape with the zeros that a layout adds, of whose steps so many share bytes."""
     depth = max(layout.depth, unit * layout.group)  # both are powers of two
     return -(-k // depth) * depth, -(-n // layout.columns) * layout.columns
 
 
-def _fitting(k: int, n: int, unit: int) -> str:
+def _fitting(k, n, unit):
     """The best kind that adds no more than half in zeros, or else the best that comes near the smallest."""
     sizes = {kind: math.prod(filled_up(k, n, LAYOUTS[kind], unit)) for kind in kinds()}
     enough = max(1.5 * k * n, 1.1 * min(sizes.values()))

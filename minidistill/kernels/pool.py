@@ -15,8 +15,6 @@ the pool busy (another Python thread uses it) runs alone, and so does a kernel t
 everyone where the system lets no thread be started.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 from contextlib import contextmanager

@@ -10,8 +10,6 @@ memory, and `_wide` takes maxima and sums by halves.
 Given up for simplicity: float64 runs on the reference. It is for checking gradients, not for speed.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -33,7 +31,7 @@ _P0, _P1, _P2, _P3, _P4 = (
 _NO_IDS, _NO_ROWS = np.empty(0, np.int64), np.empty((0, 0), np.float32)
 
 
-def cross_entropy(z: np.ndarray, target: np.ndarray, label_smoothing: float) -> tuple[float, np.ndarray]:
+def cross_entropy(z, target, label_smoothing):
     """As `reference.cross_entropy`, in one kernel. The mean is taken in double precision."""
     if z.dtype != _FLOAT32:
         return reference.cross_entropy(z, target, label_smoothing)
@@ -82,9 +80,7 @@ def _cross_entropy(z, ids, rows, label_smoothing, dz, losses, lo, hi):
                 dz[i, ids[i]] -= weight
 
 
-def distillation(
-    z: np.ndarray, teacher: np.ndarray, ids: np.ndarray | None, temperature: float, alpha: float
-) -> tuple[float, np.ndarray]:
+def distillation(z, teacher, ids, temperature, alpha):
     """As `reference.distillation`, in one kernel: `_wide`, or `_narrow` for few classes. The mean is of doubles."""
     if z.dtype != _FLOAT32:
         return reference.distillation(z, teacher, ids, temperature, alpha)

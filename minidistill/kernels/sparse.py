@@ -10,8 +10,6 @@ turning the result back, is done in registers (`turn_16`). With one or two sampl
 reference does; and n_m is read as CSR would be, since a general n of m has no instruction.
 """
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np
@@ -42,7 +40,7 @@ _FLOAT32, _NO_STARTS, _INF = np.dtype(np.float32), np.zeros(0, np.uint32), float
 _new = np.empty  # of a result; a test hands out memory with a fence behind it
 
 
-def sparse_dense(x: np.ndarray, weight, bias: np.ndarray | None = None, relu: bool = False) -> np.ndarray:
+def sparse_dense(x, weight, bias=None, relu=False):
     """As `reference.sparse_dense`, from the stored values alone."""
     inputs, outputs = weight.shape
     if x.dtype != _FLOAT32:

@@ -16,8 +16,6 @@ transposed matrix. N:M is the pattern of Mishra et al. 2021, "Accelerating Spars
 are float32, or int8 with a float32 scale for each output. Nothing needs to be read before this file.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 FORMATS = ("csr", "bitmap", "n_m")
@@ -52,7 +50,7 @@ class SparseMatrix:
         self.prepared = None  # what a kernel computed from these once
         self.lanes = None  # see `in_lanes`
 
-    def columns(self) -> np.ndarray:
+    def columns(self):
         """The input of each value, int64 (nonzeros,), whatever the format."""
         inputs, outputs = self.shape
         if self.format == "csr":
@@ -63,12 +61,12 @@ class SparseMatrix:
         places = unpack_places(self.index, inputs // self.m * self.n, place_bits(self.m))
         return (group_starts(inputs, self.n, self.m) + places).reshape(-1)
 
-    def derived(self) -> list[np.ndarray]:
+    def derived(self):
         """The arrays that a kernel computed from the stored ones and keeps."""
         own = [] if self.prepared is None else [a for a in self.prepared[2:] if a is not self.scales]
         return own + list(self.lanes or ())
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(self, dtype=None, copy=None):
         dense = np.zeros(self.shape, np.float32)
         outputs = np.repeat(np.arange(self.shape[1]), np.diff(self.row_starts.astype(np.int64)))
         scales = 1 if self.scales is None else self.scales[outputs]
@@ -76,7 +74,7 @@ class SparseMatrix:
         return dense if dtype is None else dense.astype(dtype)
 
 
-def in_lanes(matrix: SparseMatrix) -> tuple[np.ndarray, ...]:
+def in_lanes(matrix):
     """The values once more, in the order in which single samples are multiplied: see `sparse_intrinsics.lane_sums`.
 
     Sixteen outputs stand side by side, and the inputs are cut into chunks of 32. Of a chunk, each output has some values; all
@@ -108,7 +106,7 @@ def in_lanes(matrix: SparseMatrix) -> tuple[np.ndarray, ...]:
     return values, places, pairs.astype(np.uint8), first[:, 0].copy()
 
 
-def index_of(kept: np.ndarray, format: str, n: int = 0, m: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def index_of(kept, format, n=0, m=0):
     """(index, row_starts) of the entries that a mask keeps.
 
     Parameters
@@ -134,7 +132,7 @@ def index_of(kept: np.ndarray, format: str, n: int = 0, m: int = 0) -> tuple[np.
     return index, row_starts
 
 
-def fill_groups(kept: np.ndarray, n: int, m: int) -> np.ndarray:
+def fill_groups(kept, n, m):
     """The mask (K, N) with pruned weights added (the first of a group), so that each group of m inputs keeps exactly n."""
     inputs, outputs = kept.shape
     groups = kept.reshape(inputs // m, m, outputs)
@@ -144,17 +142,17 @@ def fill_groups(kept: np.ndarray, n: int, m: int) -> np.ndarray:
     return filled.reshape(inputs, outputs)
 
 
-def place_bits(m: int) -> int:
+def place_bits(m):
     """Bits for a place in a group of m: a power of two, so that no place straddles two bytes."""
     return next(bits for bits in (1, 2, 4, 8) if m <= 2**bits)
 
 
-def group_starts(inputs: int, n: int, m: int) -> np.ndarray:
+def group_starts(inputs, n, m):
     """The first input of the group of each of an output's values, uint32."""
     return np.repeat(np.arange(inputs // m) * m, n).astype(np.uint32)
 
 
-def pack_places(places: np.ndarray, bits: int) -> np.ndarray:
+def pack_places(places, bits):
     """Rows of numbers below 2**bits, 8 / bits of them in each byte, the first in the lowest bits; each row in whole bytes."""
     each, (rows, count) = 8 // bits, places.shape
     padded = np.zeros((rows, -(-count // each) * each), np.uint8)
@@ -163,7 +161,7 @@ def pack_places(places: np.ndarray, bits: int) -> np.ndarray:
     return (padded.reshape(rows, -1, each) << shifts).sum(axis=2).astype(np.uint8)
 
 
-def unpack_places(packed: np.ndarray, count: int, bits: int) -> np.ndarray:
+def unpack_places(packed, count, bits):
     """The first ``count`` numbers of each row that `pack_places` packed, int64."""
     shifts = np.arange(8 // bits) * bits
     return ((packed[:, :, None] >> shifts) & (2**bits - 1)).reshape(len(packed), -1)[:, :count].astype(np.int64)

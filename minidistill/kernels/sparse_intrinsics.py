@@ -10,8 +10,6 @@ All is written for 16 floats, in words that LLVM translates for any processor; `
 lanes whose bit is set, and no memory for the others. As in ``intrinsics.py``, run `make clean` after an edit.
 """
 
-from __future__ import annotations
-
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils

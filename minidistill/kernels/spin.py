@@ -6,9 +6,6 @@ The interpreter lock is not held meanwhile. What it watches is only a hint: what
 of `pool.py`, which are right with or without this file.
 """
 
-from __future__ import annotations
-
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -44,7 +41,7 @@ def _watch(counters, i, known, say, looks, let_go):
             break
 
 
-def watch(counters: np.ndarray, i: int, known: int, say: int = -1, let_go: bool = True) -> None:
+def watch(counters, i, known, say=-1, let_go=True):
     """Return when ``counters[i]`` is no longer ``known``, or after a while. Without the compiler: at once.
 
     Parameters

@@ -3,8 +3,6 @@
 Legend: M samples, N outputs.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 # inf and NaN pass without a warning, as they do in compiled code; training looks for them in the loss.
@@ -12,14 +10,7 @@ _silent = np.errstate(all="ignore")
 
 
 @_silent
-def quantize(
-    x: np.ndarray,
-    scale: np.ndarray | float,
-    zero_point: np.ndarray | int,
-    low: int,
-    high: int,
-    out: np.ndarray | None = None,
-) -> np.ndarray:
+def quantize(x, scale, zero_point, low, high, out=None):
     """Map floats to 8-bit integers: `q = clip(rint(x / scale) + zero_point, low, high)`.
 
     All in float32. A division, because multiplying by a rounded reciprocal lands on the other side of some
@@ -57,7 +48,7 @@ def quantize(
     return out
 
 
-def nan_error(x: np.ndarray) -> ValueError:
+def nan_error(x):
     """The error that `quantize`, here and in the fast twins, raises for NaN."""
     return ValueError(
         f"quantize() got x of shape {x.shape} with {int(np.isnan(x).sum())} NaN in it.\n"
@@ -66,9 +57,7 @@ def nan_error(x: np.ndarray) -> ValueError:
     )
 
 
-def dequantize(
-    q: np.ndarray, scale: np.ndarray | float, zero_point: np.ndarray | int, out: np.ndarray | None = None
-) -> np.ndarray:
+def dequantize(q, scale, zero_point, out=None):
     """Map integers back to the floats they stand for: `(float32(q) - zero_point) * scale`.
 
     Parameters
@@ -89,7 +78,7 @@ def dequantize(
     return out
 
 
-def requantize(sums: np.ndarray, multiplier: np.ndarray, zero_point: int, low: int) -> np.ndarray:
+def requantize(sums, multiplier, zero_point, low):
     """Map int32 sums to the uint8 of the next layer: `q = clip(rint(float32(sum) * M) + Z, low, 255)`.
 
     The one rounding of the engine, with a product for the division: M is `(S_x * S_w) / S_y`, computed once in float32.
@@ -113,9 +102,7 @@ def requantize(sums: np.ndarray, multiplier: np.ndarray, zero_point: int, low: i
     return np.clip(q, low, 255).astype(np.uint8)
 
 
-def requantize_integer(
-    sums: np.ndarray, multiplier: np.ndarray, shift: np.ndarray, zero_point: int, low: int
-) -> np.ndarray:
+def requantize_integer(sums, multiplier, shift, zero_point, low):
     """`requantize` without a float: for processors that have none. M is `multiplier * 2**-31 * 2**-shift`.
 
     Two roundings: the high half of the doubled 64-bit product, to nearest with ties up, then a division by `2**shift`, to
@@ -148,7 +135,7 @@ def requantize_integer(
 
 
 @_silent
-def quantize_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def quantize_rows(x):
     """Quantize each row to uint8 with a scale of its own, from its smallest to its largest number, 0 included.
 
     Parameters
@@ -179,7 +166,7 @@ def quantize_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return q, scale, zero_point.astype(np.int32)
 
 
-def range_error(x: np.ndarray) -> ValueError:
+def range_error(x):
     """The error that `quantize_rows`, here and in the fast twin, raises for what is not finite."""
     return ValueError(
         f"quantize_rows() got x of shape {x.shape} with {int((~np.isfinite(x)).sum())} NaN or infinity in it.\n"
@@ -188,9 +175,7 @@ def range_error(x: np.ndarray) -> ValueError:
 
 
 @_silent
-def dequantize_sums(
-    sums: np.ndarray, row_scale: np.ndarray, row_zero: np.ndarray, column_sums: np.ndarray, scale: np.ndarray
-) -> np.ndarray:
+def dequantize_sums(sums, row_scale, row_zero, column_sums, scale):
     """Floats from the int32 sums of inputs that `quantize_rows` made: `float32(sum - z_m * c_n) * (s_m * s_n)`.
 
     Parameters
@@ -211,7 +196,7 @@ def dequantize_sums(
     return corrected.astype(np.float32) * (row_scale[:, None] * scale)
 
 
-def lookup_rows(table: np.ndarray, scale: np.ndarray, width: int, bits: int, ids: np.ndarray) -> np.ndarray:
+def lookup_rows(table, scale, width, bits, ids):
     """Rows of a table of integers as floats: `float32(q[id]) * scale[id]`.
 
     Parameters
@@ -237,6 +222,6 @@ def lookup_rows(table: np.ndarray, scale: np.ndarray, width: int, bits: int, ids
     return rows.astype(np.float32) * scale[ids][:, None]
 
 
-def _truncating_shift(x: np.ndarray, bits: int) -> np.ndarray:
+def _truncating_shift(x, bits):
     """Division by 2**bits towards zero, as C's, which gemmlowp is written in; `>>` rounds down."""
     return np.where(x >= 0, x >> bits, -((-x) >> bits))

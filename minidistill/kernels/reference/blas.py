@@ -6,8 +6,6 @@ listen to the flags: to say so takes a microsecond, three times as long as a sma
 found where it matters: in the loss, in gradients, in inputs. ``np.vdot`` never listens.
 """
 
-from __future__ import annotations
-
 import functools
 import platform
 
@@ -32,11 +30,11 @@ matmul = quiet(np.matmul) if _APPLE else np.matmul
 dot = quiet(np.dot) if _APPLE else np.ndarray.dot
 
 
-def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def product(a, b):
     """The matrix product, (M, K) times (K, N) to (M, N)."""
     return matmul(a, b)
 
 
-def products(pairs: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+def products(pairs):
     """Several matrix products that do not depend on one another."""
     return [matmul(a, b) for a, b in pairs]

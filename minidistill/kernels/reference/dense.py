@@ -3,12 +3,10 @@
 Legend: M samples, N outputs.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 
-def add_bias(z: np.ndarray, bias: np.ndarray, relu: bool) -> None:
+def add_bias(z, bias, relu):
     """Add a bias to every row, and keep what is positive if `relu`; in place.
 
     Parameters
@@ -24,7 +22,7 @@ def add_bias(z: np.ndarray, bias: np.ndarray, relu: bool) -> None:
         np.maximum(z, 0, out=z)
 
 
-def dense_backward(g: np.ndarray, y: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def dense_backward(g, y):
     """What a dense layer's backward pass does around its products: through the relu, and to the bias.
 
     Parameters

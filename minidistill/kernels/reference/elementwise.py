@@ -1,13 +1,11 @@
 """Functions of single numbers."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
 
 
-def erf(x: np.ndarray) -> np.ndarray:
+def erf(x):
     """The error function, 2 / sqrt(pi) times the integral of exp(-t²) from 0 to x. GELU needs it.
 
     Parameters
@@ -22,7 +20,7 @@ def erf(x: np.ndarray) -> np.ndarray:
     return np.array(flat, dtype=x.dtype).reshape(x.shape)
 
 
-def all_finite(x: np.ndarray) -> bool:
+def all_finite(x):
     """Whether no number is NaN or infinite.
 
     Parameters
@@ -36,7 +34,7 @@ def all_finite(x: np.ndarray) -> bool:
     return bool(np.isfinite(x).all())
 
 
-def count_beyond(arrays: tuple[np.ndarray, ...], limit: float) -> int:
+def count_beyond(arrays, limit):
     """How many numbers of several arrays lie outside of [-limit, limit]; infinity does, and so does NaN.
 
     Parameters

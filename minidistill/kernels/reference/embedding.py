@@ -3,17 +3,15 @@
 Legend: n ids, U distinct ones among them, D width of a row.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 
-def within(ids: np.ndarray, count: int) -> bool:
+def within(ids, count):
     """Whether all ids, of any integer dtype and shape, lie in [0, count)."""
     return ids.size == 0 or bool(ids.min() >= 0 and ids.max() < count)
 
 
-def sum_rows(ids: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def sum_rows(ids, values):
     """Add up the rows of `values` that belong to the same id: the gradient of an embedding lookup.
 
     The cost depends on how many ids there are, not on how large the table is.

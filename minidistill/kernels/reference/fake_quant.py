@@ -6,8 +6,6 @@ numbers are exact, so that BLAS computes what the integer engine computes (``qua
 Legend: N samples, K inputs, M outputs.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from .affine import nan_error
@@ -17,15 +15,7 @@ _silent = np.errstate(all="ignore")
 
 
 @_silent
-def weight_steps(
-    weight: np.ndarray,
-    bias: np.ndarray,
-    input_scale: float,
-    room: float,
-    limit: int,
-    shared: bool,
-    largest: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+def weight_steps(weight, bias, input_scale, room, limit, shared, largest=None):
     """A weight on the grid of each column, and the bias on the grid of its sums.
 
     The scale of a column is max(abs(column)) / limit, and larger where the bias would not leave room for the products in an
@@ -74,7 +64,7 @@ def weight_steps(
 
 
 @_silent
-def activation_steps(x: np.ndarray, scale: float, low: int, high: int) -> np.ndarray:
+def activation_steps(x, scale, low, high):
     """Floats on a grid: `clip(rint(x / scale), low, high)`, in whole steps. With `low = -Z` it is `quantize(x, ...) - Z`.
 
     Parameters
@@ -101,7 +91,7 @@ def activation_steps(x: np.ndarray, scale: float, low: int, high: int) -> np.nda
 
 
 @_silent
-def range_of_sums(sums: np.ndarray, sum_scale: np.ndarray) -> tuple[float, float]:
+def range_of_sums(sums, sum_scale):
     """The smallest and the largest of `sums * sum_scale`.
 
     Parameters
@@ -121,9 +111,7 @@ def range_of_sums(sums: np.ndarray, sum_scale: np.ndarray) -> tuple[float, float
 
 
 @_silent
-def requantize_steps(
-    sums: np.ndarray, sum_scale: np.ndarray, output_scale: float, low: int, high: int
-) -> tuple[np.ndarray, np.ndarray, bool]:
+def requantize_steps(sums, sum_scale, output_scale, low, high):
     """Sums of a layer on the grid of its output: `clip(rint(sums * (sum_scale / S_y)), low, high)`, in whole steps.
 
     Parameters
@@ -151,9 +139,7 @@ def requantize_steps(
 
 
 @_silent
-def requantize_backward(
-    g: np.ndarray, v: np.ndarray, low: int, high: int, relu: bool, weight_scale: np.ndarray, input_scale: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def requantize_backward(g, v, low, high, relu, weight_scale, input_scale):
     """Back through `requantize_steps` to the layer's products and bias: straight through rounding, not through clipping.
 
     Parameters
@@ -189,9 +175,7 @@ def requantize_backward(
 
 
 @_silent
-def round_backward(
-    g: np.ndarray, x: np.ndarray, scale: np.ndarray, low: int, high: int
-) -> tuple[np.ndarray, np.ndarray]:
+def round_backward(g, x, scale, low, high):
     """Back through `clip(rint(x / scale), low, high) * scale`, to x and to the scale of each column.
 
     Rounding passes a gradient on as it is (the straight-through estimator), clipping stops it. What is rounded to an end of

@@ -3,12 +3,10 @@
 Legend: M samples, H rows of pixels, W columns.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 
-def shift_images(images: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:
+def shift_images(images, down, right):
     """Move every image by its own number of pixels, filling with 0.
 
     Parameters

@@ -3,14 +3,12 @@
 Legend: M samples, K inputs, N outputs, G groups of inputs.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from .affine import quantize, requantize
 
 
-def int8_matmul(x: np.ndarray, weight: np.ndarray, zero_point: int) -> np.ndarray:
+def int8_matmul(x, weight, zero_point):
     """Multiply 8-bit matrices exactly: `sum_k (x[m, k] - zero_point) * weight[k, n]`.
 
     Parameters
@@ -29,7 +27,7 @@ def int8_matmul(x: np.ndarray, weight: np.ndarray, zero_point: int) -> np.ndarra
     return ((x.astype(np.int64) - zero_point) @ np.asarray(weight).astype(np.int64)).astype(np.int32)
 
 
-def int8_sums(x: np.ndarray, weight: np.ndarray, init: np.ndarray) -> np.ndarray:
+def int8_sums(x, weight, init):
     """The sums of an integer layer: `init[n] + sum_k x[m, k] * weight[k, n]`.
 
     Parameters
@@ -47,14 +45,7 @@ def int8_sums(x: np.ndarray, weight: np.ndarray, init: np.ndarray) -> np.ndarray
     return (sums + init[: sums.shape[1]]).astype(np.int32)
 
 
-def int8_dense(
-    x: np.ndarray,
-    weight: np.ndarray,
-    init: np.ndarray,
-    scale: np.ndarray,
-    source: tuple | None = None,
-    target: tuple | None = None,
-) -> np.ndarray:
+def int8_dense(x, weight, init, scale, source=None, target=None):
     """A whole integer layer: quantize what is float, sum, and give floats or the uint8 of the next layer.
 
     Parameters
@@ -88,16 +79,7 @@ def int8_dense(
     return sums.astype(np.float32) * scale if target is None else requantize(sums, scale, *target)
 
 
-def grouped_dense(
-    x: np.ndarray,
-    weight: np.ndarray,
-    group: int,
-    scale: np.ndarray,
-    start: np.ndarray,
-    factor: float,
-    source: tuple | None = None,
-    target: tuple | None = None,
-) -> np.ndarray:
+def grouped_dense(x, weight, group, scale, start, factor, source=None, target=None):
     """A whole integer layer whose weights have a scale for each ``group`` inputs.
 
     Each group's int32 sum becomes a float32 and is multiplied by its scale; these are added to ``start`` in order, and the

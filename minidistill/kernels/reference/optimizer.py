@@ -3,8 +3,6 @@
 Legend: U touched rows of a table.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -13,7 +11,7 @@ import numpy as np
 _silent = np.errstate(all="ignore")
 
 
-def smallest(dtype: np.dtype) -> float:
+def smallest(dtype):
     """The number below which a moment counts as 0: the smallest normal number of the dtype, divided by its precision.
 
     Where a gradient stays exactly 0 (a dead unit, a saturated loss), moments decay for thousands of steps into
@@ -23,18 +21,7 @@ def smallest(dtype: np.dtype) -> float:
 
 
 @_silent
-def sgd_step(
-    param: np.ndarray,
-    grad: np.ndarray,
-    velocity: np.ndarray | None,
-    mask: np.ndarray | None,
-    rows: np.ndarray | None,
-    lr: float,
-    momentum: float,
-    nesterov: bool,
-    weight_decay: float,
-    decoupled: bool,
-) -> None:
+def sgd_step(param, grad, velocity, mask, rows, lr, momentum, nesterov, weight_decay, decoupled):
     """One step of stochastic gradient descent, in place.
 
     Momentum as in Sutskever et al. (2013), "On the importance of initialization and momentum in deep
@@ -79,21 +66,7 @@ def sgd_step(
 
 
 @_silent
-def adam_step(
-    param: np.ndarray,
-    grad: np.ndarray,
-    m: np.ndarray,
-    v: np.ndarray,
-    mask: np.ndarray | None,
-    rows: np.ndarray | None,
-    step: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-) -> None:
+def adam_step(param, grad, m, v, mask, rows, step, lr, beta1, beta2, eps, weight_decay, decoupled):
     """One step of Adam, in place (Kingma & Ba 2015, Alg. 1), or of AdamW (Loshchilov & Hutter 2019, Alg. 2).
 
     Parameters
@@ -138,7 +111,7 @@ def adam_step(
 TOGETHER = 4  # parameters that one call updates
 
 
-def sgd_steps(params, grads, velocities, masks, lr, momentum, nesterov, weight_decay, decoupled) -> None:
+def sgd_steps(params, grads, velocities, masks, lr, momentum, nesterov, weight_decay, decoupled):
     """`sgd_step` for several parameters at once, by one rule.
 
     Parameters
@@ -153,14 +126,14 @@ def sgd_steps(params, grads, velocities, masks, lr, momentum, nesterov, weight_d
         sgd_step(param, grad, velocity if velocity.size else None, mask if mask.size else None, None, *rule)
 
 
-def adam_steps(params, grads, ms, vs, masks, step, lr, beta1, beta2, eps, weight_decay, decoupled) -> None:
+def adam_steps(params, grads, ms, vs, masks, step, lr, beta1, beta2, eps, weight_decay, decoupled):
     """`adam_step` for several parameters at once, by one rule; arrays as in `sgd_steps`, the rest as in `adam_step`."""
     rule = step, lr, beta1, beta2, eps, weight_decay, decoupled
     for param, grad, m, v, mask in zip(params, grads, ms, vs, masks):
         adam_step(param, grad, m, v, mask if mask.size else None, None, *rule)
 
 
-def together(arrays: list[np.ndarray | None], dtype: np.dtype) -> tuple[np.ndarray, ...]:
+def together(arrays, dtype):
     """Flat views of up to `TOGETHER` arrays of one dtype, filled up with empty ones (also for None).
 
     Always the same number, because a compiled kernel is compiled once for every number that it meets.
@@ -169,11 +142,11 @@ def together(arrays: list[np.ndarray | None], dtype: np.dtype) -> tuple[np.ndarr
     return (*flat, *[np.empty(0, dtype) for _ in range(TOGETHER - len(flat))])
 
 
-def _without_tiny(values: np.ndarray, limit: float) -> np.ndarray:
+def _without_tiny(values, limit):
     return np.where(np.abs(values) < limit, 0, values)  # so written, NaN stays NaN
 
 
-def _masked(values: np.ndarray, mask: np.ndarray | None, touched) -> np.ndarray:
+def _masked(values, mask, touched):
     if mask is None:
         return values
     return np.where(mask[touched], values, 0)  # a choice, not a product: NaN * 0 is NaN

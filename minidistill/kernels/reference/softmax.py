@@ -3,8 +3,6 @@
 Legend: M samples, C classes.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 # inf and NaN pass without a warning, as they do in compiled code; training looks for them in the loss.
@@ -12,7 +10,7 @@ _silent = np.errstate(all="ignore")
 
 
 @_silent
-def cross_entropy(z: np.ndarray, target: np.ndarray, label_smoothing: float) -> tuple[float, np.ndarray]:
+def cross_entropy(z, target, label_smoothing):
     """Cross-entropy of softmax(z) with a target, averaged over the rows, and its gradient by z.
 
     Softmax and the logarithm after it undo each other: with a class id the loss of a row is
@@ -45,9 +43,7 @@ def cross_entropy(z: np.ndarray, target: np.ndarray, label_smoothing: float) -> 
 
 
 @_silent
-def distillation(
-    z: np.ndarray, teacher: np.ndarray, ids: np.ndarray | None, temperature: float, alpha: float
-) -> tuple[float, np.ndarray]:
+def distillation(z, teacher, ids, temperature, alpha):
     """alpha * T² * KL(teacher ‖ student) at temperature T + (1 - alpha) * cross-entropy, and its gradient by z.
 
     Both averaged over the rows (Hinton, Vinyals & Dean 2015, section 2). Where student and teacher agree in every
@@ -77,6 +73,6 @@ def distillation(
     return loss + (1 - alpha) * hard, dz + z.dtype.type(1 - alpha) * hard_dz
 
 
-def _log_softmax(z: np.ndarray) -> np.ndarray:
+def _log_softmax(z):
     shifted = z - z.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

@@ -3,14 +3,12 @@
 Legend: M samples, K inputs, N outputs.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from .blas import matmul
 
 
-def sparse_dense(x: np.ndarray, weight, bias: np.ndarray | None = None, relu: bool = False) -> np.ndarray:
+def sparse_dense(x, weight, bias=None, relu=False):
     """A dense layer with a sparse weight: ``x @ weight + bias``, then relu if it is wanted.
 
     Parameters
