@@ -11,32 +11,21 @@ NaN, because nobody above sees the values that it rounds.
 Given up for simplicity: speed, and memory for temporaries.
 """
 
-from .affine import (
-    dequantize,
-    dequantize_sums,
-    lookup_rows,
-    nan_error,
-    quantize,
-    quantize_rows,
-    range_error,
-    requantize,
-    requantize_integer,
-)
+import inspect
+
+from .affine import dequantize, dequantize_sums, lookup_rows, nan_error, quantize, quantize_rows
+from .affine import range_error, requantize, requantize_integer
 from .blas import dot, matmul, product, products
 from .dense import add_bias, dense_backward
 from .elementwise import all_finite, count_beyond, erf
 from .embedding import sum_rows, within
-from .fake_quant import (
-    activation_steps,
-    range_of_sums,
-    requantize_backward,
-    requantize_steps,
-    round_backward,
-    weight_steps,
-)
+from .fake_quant import activation_steps, range_of_sums, requantize_backward, requantize_steps
+from .fake_quant import round_backward, weight_steps
 from .half import round_bfloat16, round_float16
 from .images import shift_images
 from .int8 import grouped_dense, int8_dense, int8_matmul, int8_sums
 from .optimizer import TOGETHER, adam_step, adam_steps, sgd_step, sgd_steps, smallest, together
 from .softmax import cross_entropy, distillation
 from .sparse import sparse_dense
+
+__all__ = [name for name, value in vars().items() if name[0] != "_" and not inspect.ismodule(value)]
