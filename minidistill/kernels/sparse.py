@@ -6,8 +6,12 @@ and one value serve 32 samples, whose inputs lie beside each other and whose sum
 turning the result back, is done in registers (`turn_16`). With one or two samples there is nothing to share, and
 `_few_kernel` fetches the inputs of 16 values at a time.
 
+Whatever the format, the inputs of the values are written out once, as CSR has them, and kept: with many samples that is up
+to five times faster than to read a bitmap for each tile, and a general n of m has no instruction. Only single samples read a
+bitmap as it is, which is the fastest where half of the weights are left.
+
 ``perf/ladders/sparse.py`` climbs from three loops to this. Given up for simplicity: float64 multiplies densely, as the
-reference does; and n_m is read as CSR would be, since a general n of m has no instruction.
+reference does.
 """
 
 import functools
@@ -18,25 +22,13 @@ from minidistill.kernels import reference
 from minidistill.kernels._jit import LAYOUT, READY, kernel, kernel_input
 from minidistill.kernels.cpu import has
 from minidistill.kernels.pool import split
-from minidistill.kernels.sparse_formats import group_starts, place_bits
-from minidistill.kernels.sparse_intrinsics import (
-    LANES,
-    add_up_16,
-    bitmap_columns,
-    bitmap_dot,
-    finish_16,
-    gathered_dot,
-    group_columns,
-    lane_sums,
-    tile_product,
-    turn_16,
-)
+from minidistill.kernels.sparse_intrinsics import LANES, add_up_16, bitmap_dot, finish_16, gathered_dot
+from minidistill.kernels.sparse_intrinsics import lane_sums, tile_product, turn_16
 
 _TILE = 2 * LANES  # samples
 _FEW_ROWS = 3  # from here on turning pays (measured from 80 to 95% zeros)
-_PACKED = 2**20  # bytes of turned samples that are worked on together: half of a usual second-level cache
 _WORTH_SPLITTING = 100_000  # cycles of one thread, some 30 microseconds
-_FLOAT32, _NO_STARTS, _INF = np.dtype(np.float32), np.zeros(0, np.uint32), float("inf")
+_FLOAT32, _INF = np.dtype(np.float32), float("inf")
 _new = np.empty  # of a result; a test hands out memory with a fence behind it
 
 
@@ -52,32 +44,35 @@ def sparse_dense(x, weight, bias=None, relu=False):
         )
     x, rows, stored = x if x.flags.num & LAYOUT == READY else kernel_input(x), len(x), len(weight.values)
     out = _new((rows, outputs), np.float32)
-    few, tiles, row_starts, starts, scales = weight.prepared or _prepare(weight)
+    columns, row_starts, scales = weight.prepared or _prepare(weight)
     bias = np.zeros(outputs, np.float32) if bias is None else bias
     if bias.dtype is not _FLOAT32 or bias.size != outputs or bias.flags.num & LAYOUT != READY:
         bias = np.array(np.broadcast_to(bias, outputs), np.float32)
-    arguments = x, weight.values, weight.index, row_starts, starts, scales, bias, 0.0 if relu else -_INF, out
+    blocks, result = -(-outputs // LANES), (scales, bias, 0.0 if relu else -_INF, out)
     if rows < _FEW_ROWS and weight.lanes is not None:
-        work = rows * len(weight.lanes[0]) * 3
-        _share(_single, (x, *weight.lanes, scales, bias, arguments[-2], out), work, -(-outputs // LANES))
+        _share(_single, (x, *weight.lanes, *result), rows * len(weight.lanes[0]) * 3, blocks)
+    elif rows < _FEW_ROWS and weight.format == "bitmap":
+        few, work = _few_kernel(True, False), rows * inputs * outputs * 3 // LANES
+        _share(few, (x, weight.values, weight.index, row_starts, *result), work, blocks)
     elif rows < _FEW_ROWS:
-        work = rows * (inputs * outputs * 3 // LANES if weight.format == "bitmap" else stored)
-        _share(few, arguments, work, -(-outputs // LANES))
-    elif rows >= 2 * _TILE:
-        _share(_some_rows, (tiles, arguments, outputs), rows * stored // 12, rows)
+        few = _few_kernel(False, has("avx512f"))
+        _share(few, (x, weight.values, columns, row_starts, *result), rows * stored, blocks)
     else:
-        _share(_some_outputs, (tiles, arguments, rows, outputs), rows * stored // 12, -(-outputs // LANES))
+        arguments, work = (x, weight.values, columns, row_starts, *result), rows * stored // 12
+        if rows >= 2 * _TILE:
+            _share(_some_rows, (arguments, outputs), work, rows)
+        else:
+            _share(_some_outputs, (arguments, rows, outputs), work, blocks)
     return out
 
 
 def _prepare(weight):
-    """What a product needs besides the stored arrays, kept with the matrix: both kernels, first inputs of groups, scales."""
-    format, starts = weight.format, _NO_STARTS
-    if format == "n_m":
-        format, starts = place_bits(weight.m), group_starts(weight.shape[0], weight.n, weight.m)
+    """What a product needs besides the values, kept with the matrix: the input of each value, row starts and scales."""
+    columns = weight.index
+    if weight.format != "csr":
+        columns = weight.columns().astype(np.min_scalar_type(max(weight.shape[0] - 1, 0)))
     scales = np.ones(weight.shape[1], np.float32) if weight.scales is None else weight.scales
-    row_starts = weight.row_starts.astype(np.uint32)  # of one type, so that fewer kernels are compiled
-    weight.prepared = _few_kernel(format, has("avx512f")), _tile_kernel(format), row_starts, starts, scales
+    weight.prepared = columns, weight.row_starts.astype(np.uint32), scales  # starts of one type: fewer kernels
     return weight.prepared
 
 
@@ -88,63 +83,38 @@ def _share(function, arguments, work, parts):
         split(function, arguments, parts)
 
 
-def _some_rows(tiles, arguments, outputs, lo, hi):
-    tiles(*arguments, lo, hi, 0, outputs)
+def _some_rows(arguments, outputs, lo, hi):
+    _tiles(*arguments, lo, hi, 0, outputs)
 
 
-def _some_outputs(tiles, arguments, rows, outputs, lo, hi):
-    tiles(*arguments, 0, rows, lo * LANES, min(hi * LANES, outputs))
+def _some_outputs(arguments, rows, outputs, lo, hi):
+    _tiles(*arguments, 0, rows, lo * LANES, min(hi * LANES, outputs))
 
 
-@functools.cache
-def _tile_kernel(format):
-    """The kernel for many samples and one format ("csr", "bitmap", or the bits of a place).
+@kernel
+def _tiles(x, values, columns, row_starts, scales, bias, low, out, lo, hi, first, last):
+    """Many samples: the rows [lo, hi) and the outputs [first, last).
 
-    It works on the rows [lo, hi) and the outputs [first, last). Where positions have to be decoded, a few tiles of samples
-    are turned at once, so that it is done once for all of them; one at a time would stay in the cache better. Sixteen
-    outputs are collected before they are turned back: that is a square of `finish_16`, and a cache line of the result.
+    Sixteen outputs are collected before they are turned back: that is a square of `finish_16`, and a cache line of the
+    result.
     """
-    decoded, bitmap = format != "csr", format == "bitmap"
-    bits = format if isinstance(format, int) else 0
-    tile_bytes = 4 * _TILE * LANES
-
-    @kernel
-    def tiles(x, values, index, row_starts, starts, scales, bias, low, out, lo, hi, first, last):
-        inputs, low = x.shape[1], np.float32(low)
-        together = (min(max(_PACKED // (4 * _TILE * inputs), 1), 8) if decoded else 1) * _TILE  # samples
-        packed = np.empty(min(together, -(-(hi - lo) // _TILE) * _TILE) * inputs + 16, np.float32)
-        sums = np.empty(together * LANES + 16, np.float32)
-        packed_at, sums_at = _line(packed), _line(sums)
-        columns = np.empty(inputs if decoded else 0, np.uint32)
-        for i in range(lo, hi, together):
-            rows = min(together, hi - i)
-            for t in range(0, rows, _TILE):
-                _turn(x, i + t, min(_TILE, rows - t), packed, packed_at + 4 * t * inputs)
-            for block in range(first, last, LANES):
-                count = min(LANES, last - block)
-                for c in range(count):
-                    begin, end = np.int64(row_starts[block + c]), np.int64(row_starts[block + c + 1])
-                    at = values.ctypes.data + begin * values.itemsize
-                    if decoded:
-                        row_at = index.ctypes.data + (block + c) * index.strides[0]
-                        if bitmap:
-                            bitmap_columns(row_at, index.shape[1], columns.ctypes.data)
-                        else:
-                            _group_columns(bits, row_at, index, block + c, starts, columns)
-                        kind, here = columns, columns.ctypes.data
-                    else:
-                        kind, here = index, index.ctypes.data + begin * index.itemsize
-                    for t in range(0, rows, _TILE):
-                        to, x_at = sums_at + t // _TILE * tile_bytes + 4 * c * _TILE, packed_at + 4 * t * inputs
-                        if rows - t > LANES:
-                            tile_product(2, at, values, here, kind, end - begin, x_at, to)
-                        else:
-                            tile_product(1, at, values, here, kind, end - begin, x_at, to)
-                for t in range(0, rows, _TILE):
-                    tile_at = sums_at + t // _TILE * tile_bytes
-                    _turn_back(sums, tile_at, i + t, min(_TILE, rows - t), block, count, scales, bias, low, out)
-
-    return tiles
+    inputs, low = x.shape[1], np.float32(low)
+    packed, sums = np.empty(_TILE * inputs + 16, np.float32), np.empty(_TILE * LANES + 16, np.float32)
+    packed_at, sums_at = _line(packed), _line(sums)
+    for i in range(lo, hi, _TILE):
+        rows = min(_TILE, hi - i)
+        _turn(x, i, rows, packed, packed_at)
+        for block in range(first, last, LANES):
+            outputs = min(LANES, last - block)
+            for c in range(outputs):
+                begin, end = np.int64(row_starts[block + c]), np.int64(row_starts[block + c + 1])
+                at, here = values.ctypes.data + begin * values.itemsize, columns.ctypes.data + begin * columns.itemsize
+                to = sums_at + 4 * c * _TILE
+                if rows > LANES:
+                    tile_product(2, at, values, here, columns, end - begin, packed_at, to)
+                else:
+                    tile_product(1, at, values, here, columns, end - begin, packed_at, to)
+            _turn_back(sums, sums_at, i, rows, block, outputs, scales, bias, low, out)
 
 
 @kernel
@@ -185,15 +155,6 @@ def _turn_back(sums, sums_at, i, count, block, outputs, scales, bias, low, out):
 
 
 @kernel
-def _group_columns(bits, row_at, index, n, starts, columns):
-    """The inputs of one output's values in an n of m pattern: those that are left over from 16 at a time one by one."""
-    whole = len(starts) // LANES * LANES
-    group_columns(bits, row_at, starts.ctypes.data, whole, columns.ctypes.data)
-    for j in range(whole, len(starts)):
-        columns[j] = starts[j] + ((index[n, j * bits >> 3] >> (j * bits & 7)) & (2**bits - 1))
-
-
-@kernel
 def _single(x, values, places, pairs, firsts, scales, bias, low, out, lo, hi):
     """Blocks [lo, hi) of 16 outputs, from values `in_lanes`."""
     inputs, outputs, chunks, low = x.shape[1], out.shape[1], pairs.shape[1], np.float32(low)
@@ -210,40 +171,30 @@ def _single(x, values, places, pairs, firsts, scales, bias, low, out, lo, hi):
 
 
 @functools.cache
-def _few_kernel(format, has_gather):
-    """The kernel for one or two samples and one format; blocks [lo, hi) of 16 outputs, whose parts are added up together."""
-    bitmap, csr = format == "bitmap", format == "csr"
-    bits = format if isinstance(format, int) else 0
+def _few_kernel(bitmap, has_gather):
+    """The kernel for one or two samples; blocks [lo, hi) of 16 outputs, whose parts are added up together."""
 
     @kernel
-    def few(x, values, index, row_starts, starts, scales, bias, low, out, lo, hi):
-        outputs, low, decoded = out.shape[1], np.float32(low), np.empty(len(starts), np.uint32)
-        sums, decoded_at = np.zeros((x.shape[0], LANES, LANES), np.float32), decoded.ctypes.data
+    def few(x, values, index, row_starts, scales, bias, low, out, lo, hi):
+        outputs, low = out.shape[1], np.float32(low)
+        sums = np.zeros((x.shape[0], LANES, LANES), np.float32)
         for block in range(lo * LANES, min(hi * LANES, outputs), LANES):
             count = min(LANES, outputs - block)
             for n in range(block, block + count):
                 begin, end = np.int64(row_starts[n]), np.int64(row_starts[n + 1])
                 at = values.ctypes.data + begin * values.itemsize
-                if not csr:
-                    row_at = index.ctypes.data + n * index.strides[0]
-                    if not bitmap:
-                        _group_columns(bits, row_at, index, n, starts, decoded)
                 for i in range(x.shape[0]):
                     x_at = x.ctypes.data + 4 * i * x.shape[1]
                     to = sums.ctypes.data + i * sums.strides[0] + (n - block) * sums.strides[1]
                     if bitmap:
-                        bitmap_dot(at, values, row_at, index.shape[1], x_at, to)
-                    elif csr:
+                        bitmap_dot(at, values, index.ctypes.data + n * index.strides[0], index.shape[1], x_at, to)
+                    else:
                         here = index.ctypes.data + begin * index.itemsize
                         gathered_dot(has_gather, at, values, here, index, end - begin, x_at, to)
-                    else:
-                        gathered_dot(has_gather, at, values, decoded_at, decoded, end - begin, x_at, to)
             for i in range(x.shape[0]):
                 if count == LANES:
-                    sums_at, out_at = (
-                        sums.ctypes.data + i * sums.strides[0],
-                        out.ctypes.data + 4 * (i * outputs + block),
-                    )
+                    sums_at = sums.ctypes.data + i * sums.strides[0]
+                    out_at = out.ctypes.data + 4 * (i * outputs + block)
                     scale_at, bias_at = scales.ctypes.data + 4 * block, bias.ctypes.data + 4 * block
                     add_up_16(sums_at, scale_at, bias_at, low, out_at)
                 else:

@@ -63,7 +63,7 @@ class SparseMatrix:
 
     def derived(self):
         """The arrays that a kernel computed from the stored ones and keeps."""
-        own = [] if self.prepared is None else [a for a in self.prepared[2:] if a is not self.scales]
+        own = [a for a in self.prepared or () if a is not self.scales and a is not self.index]
         return own + list(self.lanes or ())
 
     def __array__(self, dtype=None, copy=None):

@@ -4,7 +4,7 @@
 A sparse product multiplies few numbers, so what counts is how they are found. With many samples, `tile_product` loads one
 weight and multiplies it with the same input of 16 or 32 samples, which `turn_16` has put beside each other. With one
 sample, `gathered_dot` loads 16 inputs from 16 places at once, and `bitmap_dot` spreads the next few values over the places
-that a word of 16 bits names. `bitmap_columns` and `group_columns` turn other ways to write positions into a list of inputs.
+that a word of 16 bits names.
 
 All is written for 16 floats, in words that LLVM translates for any processor; ``masked`` loads and stores touch only the
 lanes whose bit is set, and no memory for the others. As in ``intrinsics.py``, run `make clean` after an edit.
@@ -109,11 +109,8 @@ def finish_16(typingctx, source, source_step, scale, bias, low, to, to_step):
 
     def generate(context, builder, signature, arguments):
         source, source_step, scale, bias, low, to, to_step = arguments
-        scales, biases, lows = (
-            _load(builder, scale, _FLOATS),
-            _load(builder, bias, _FLOATS),
-            _splat(builder, low, LANES),
-        )
+        scales, biases = (_load(builder, address, _FLOATS) for address in (scale, bias))
+        lows = _splat(builder, low, LANES)
         for i, row in enumerate(_transposed(builder, source, source_step)):
             row = builder.fadd(builder.fmul(row, scales), biases)
             row = builder.select(builder.fcmp_ordered("<", row, lows), lows, row)
@@ -305,50 +302,3 @@ def bitmap_dot(typingctx, values, value_type, words, count, x, out):
         return context.get_dummy_value()
 
     return types.void(types.intp, value_type, *[types.intp] * 4), generate
-
-
-@intrinsic
-def bitmap_columns(typingctx, words, count, out):
-    """The places of all bits that are set in ``count`` words, as uint32 at ``out``: a masked *compressing* store."""
-
-    def generate(context, builder, signature, arguments):
-        words, count, out = arguments
-        at = cgutils.alloca_once_value(builder, out)
-        lanes = ir.Constant(_INTS, list(range(LANES)))
-        with cgutils.for_range(builder, count) as loop:
-            word = _load(builder, _plus(builder, words, _times(builder, loop.index, 2)), _I16)
-            first = builder.trunc(_times(builder, loop.index, LANES), _I32)
-            places, here = builder.add(lanes, _splat(builder, first, LANES)), builder.load(at)
-            request = [places, _at(builder, here, _I32), builder.bitcast(word, _BITS)]
-            _call(builder, "llvm.masked.compressstore.v16i32", ir.VoidType(), request)
-            taken = builder.zext(_call(builder, "llvm.ctpop.i16", _I16, [word]), _I64)
-            builder.store(_plus(builder, here, _times(builder, taken, 4)), at)
-        return context.get_dummy_value()
-
-    return types.void(*[types.intp] * 3), generate
-
-
-@intrinsic(prefer_literal=True)
-def group_columns(typingctx, bits, places, starts, count, out):
-    """The first inputs of groups at ``starts`` plus the places in them, ``bits`` each, as uint32 at ``out``.
-
-    ``count`` is a multiple of 16.
-    """
-    bits_ = bits.literal_value
-
-    def generate(context, builder, signature, arguments):
-        _, places, starts, count, out = arguments
-        held = LANES * bits_ // 8  # bytes that hold 16 places
-        byte_of = ir.Constant(_INTS, [lane * bits_ // 8 for lane in range(LANES)])
-        shift_of = ir.Constant(_INTS, [lane * bits_ % 8 for lane in range(LANES)])
-        mask = ir.Constant(_INTS, [2**bits_ - 1] * LANES)
-        with cgutils.for_range_slice(builder, ir.Constant(_I64, 0), count, ir.Constant(_I64, LANES), _I64) as (j, _):
-            at = _plus(builder, places, builder.lshr(_times(builder, j, bits_), ir.Constant(_I64, 3)))
-            packed = _load(builder, at, ir.VectorType(_I8, held))
-            spread = builder.zext(builder.shuffle_vector(packed, packed, byte_of), _INTS)
-            place = builder.and_(builder.lshr(spread, shift_of), mask)
-            first = _load(builder, _plus(builder, starts, _times(builder, j, 4)), _INTS)
-            _store(builder, builder.add(first, place), _plus(builder, out, _times(builder, j, 4)))
-        return context.get_dummy_value()
-
-    return types.void(bits, *[types.intp] * 4), generate
