@@ -4,12 +4,18 @@ Without int8, since that changes the answers; then with it. The choice is made f
 would; the longer ones here judge it.
 """
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 
 import minidistill as md
 from minidistill import deploy, nn, prune, quantize
 from minidistill.bench import BATCHES, mlp
 from perf.harness import FIGURES, OURS, keep, measure, table, threads
+
+LESSON = Path(__file__).parent.parent / "tutorials" / "08_deep_compression"
+CROSSOVER = runpy.run_path(str(LESSON / "crossover.py"))
 
 
 def networks():
@@ -53,7 +59,8 @@ def main():
                     row["targets"] = {best: 1.0}  # the best single way; the ratio is its time over ours
                     rows.append(row)
         FIGURES.mkdir(parents=True, exist_ok=True)
-        md.plot.crossover(deploy.crossover(784, 300), FIGURES / "crossover_784_300.png")
-        md.plot.crossover(deploy.crossover(1024, 1024, int8=True), FIGURES / "crossover_1024_1024.png")
+        measured, draw = CROSSOVER["measure"], CROSSOVER["draw"]
+        draw(measured(784, 300), FIGURES / "crossover_784_300.png")
+        draw(measured(1024, 1024, int8=True), FIGURES / "crossover_1024_1024.png")
     keep("choose", rows)
     return table("chosen (the target marks the best single way)", rows)

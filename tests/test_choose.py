@@ -185,15 +185,6 @@ def test_bad_input_is_refused():
             deploy.Chosen(network(), batch_sizes=sizes, picks=picks)
 
 
-def test_the_map_of_a_layer_has_a_number_for_every_way():
-    found = deploy.crossover(16, 8, sparsities=(0.5, 0.9), batch_sizes=(1, 4, 16), int8=True, **QUICK)
-    assert found.shape == (16, 8) and list(found.seconds) == ["dense", "sparse", "int8"]
-    assert all(table.shape == (2, 3) and (table > 0).all() for table in found.seconds.values())
-    seconds = {"dense": np.full((2, 3), 4.0), "sparse": np.array([[8.0, 4, 2], [1, 1, 1]])}
-    figure = md.plot.crossover(found._replace(seconds=seconds))
-    assert [t.get_text() for t in figure.axes[0].texts] == ["1.0x", "1.0x", "2.0x", "4.0x", "4.0x", "4.0x"]
-
-
 def test_a_chosen_model_refuses_to_train_and_its_remedy_works(clock):
     model, x = network(), inputs()
     clock |= {"sparse": 2.0}

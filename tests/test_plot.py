@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import minidistill as md
-from minidistill import datasets, losses, nn, plot, prune
+from minidistill import datasets, nn, plot
 from minidistill.plot.style import mean_and_spread
+from minidistill.prune.report import SensitivityReport
 from minidistill.training import History
 
 
@@ -83,32 +84,6 @@ def test_a_column_that_some_epochs_lack_stands_at_its_own_epochs():
     assert sorted(line.get_xdata().tolist() for line in axis.lines) == [[1, 2, 3], [2, 3]]
 
 
-def test_softened_probabilities_are_softmax_at_each_temperature():
-    logits = np.array([4.0, 1.0, 0.0])
-    figure = plot.softened_probabilities(logits, temperatures=(1, 5))
-    for axis, t in zip(figure.axes, (1, 5)):
-        expected = np.exp(logits / t) / np.exp(logits / t).sum()
-        assert np.allclose([bar.get_height() for bar in axis.patches], expected)
-
-
-def test_weight_histogram_counts_kept_weights_and_names_the_masked(trained):
-    model = prune.magnitude(trained[0].copy(), 0.5)
-    figure = plot.weight_histogram(model)
-    kept = [int(layer.weight.constraints[0].kept.sum()) for layer in model.layers]
-    assert [int(sum(bar.get_height() for bar in axis.patches)) for axis in figure.axes] == kept
-    assert texts(figure).count("masked: exactly 0") == 2
-
-
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_the_grid_has_its_levels_and_errors_stay_within_half_a_step(bits, rng):
-    w = rng.normal(size=(30, 20)).astype(np.float32)
-    figure = plot.quantization_grid(w, bits=bits)
-    levels = np.unique(np.rint(figure.axes[0].lines[1].get_ydata() / (np.abs(w).max() / (2 ** (bits - 1) - 1))))
-    assert len(levels) == 2**bits - 1
-    errors = figure.axes[1].collections[0].get_offsets()[:, 1]
-    assert np.abs(errors).max() <= 0.5001 * np.abs(w).max() / (2 ** (bits - 1) - 1)
-
-
 def test_the_confusion_matrix_counts_every_sample(trained):
     model, _, test = trained
     figure = plot.confusion_matrix(model, test)
@@ -166,10 +141,6 @@ def test_one_seed_has_a_mean_and_no_spread():
     assert mean_and_spread([90.0]) == "90.0" and mean_and_spread([0.5], "+.2%", " points") == "+50.00% points"
     values = [90.0, 91.0, 95.0]  # mean 92, squared distances 4 + 1 + 9 = 14 over 2
     assert mean_and_spread(values) == "92.0 ± 2.6" and mean_and_spread(values, "+7.2f", " %") == " +92.00 % ± 2.65"
-    table = np.array([[0.9, 0.8], [0.7, 0.6]])
-    for one_seed in (table, table[None]):
-        assert texts(plot.heat_map(one_seed, [1, 2], [8, 16])) == ["90.0", "80.0", "70.0", "60.0"]
-    assert texts(plot.heat_map([table, table + 0.02], [1, 2], [8, 16]))[0] == "91.0 ± 1.4"
 
 
 def test_nothing_writes_a_spread_by_itself():
@@ -183,19 +154,29 @@ def test_nothing_writes_a_spread_by_itself():
     assert found == {"minidistill/plot/style.py", "minidistill/timing.py"}
 
 
-def test_the_tape_draws_every_leaf_and_operation_and_every_arrow(trained):
-    model, _, test = trained
-    figure = plot.tape(losses.cross_entropy(model(test.x[:3]), test.y[:3]))
-    boxes = [t for t in texts(figure) if t]
-    assert len(boxes) == 7 and sum(t.startswith("Parameter") for t in boxes) == 4
-    assert texts(figure).count("") == 6  # arrows: two parameters and the layer below, twice less one, and the loss
+def test_the_scan_is_drawn_as_it_was_measured(tmp_path):
+    values = {"0": [0.9, 0.8, 0.4], "2": [np.nan, 0.85, 0.3]}
+    scan = SensitivityReport("accuracy", 0.9, [0, 0.5, 0.9], values, {"0": 640, "2": 100})
+    figure = plot.sensitivity(scan, tmp_path / "scan.png")
+    (axis,) = figure.axes
+    baseline, *lines = axis.lines
+    assert list(baseline.get_ydata()) == [90, 90]
+    for line, row in zip(lines, values.values()):
+        np.testing.assert_array_equal(line.get_ydata(), 100 * np.array(row))
+        np.testing.assert_allclose(line.get_xdata(), [1, 0.5, 0.1])
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "50", "90"]
+    assert {text.get_text() for text in axis.texts} == {"as it is", "'0', 640 weights", "'2', 100 weights"}
+    assert axis.get_ylabel() == "accuracy, %" and (tmp_path / "scan.png").stat().st_size > 1000
+    loss = SensitivityReport("loss", 0.1, [0, 0.5], {"0": [0.1, 0.7]}, {"0": 640})
+    (axis,) = plot.sensitivity(loss).axes
+    assert list(axis.lines[1].get_ydata()) == [0.1, 0.7] and axis.get_ylabel() == "loss"
 
 
 def test_a_png_is_written_and_pyplot_is_never_imported(tmp_path):
     code = """
 import sys, minidistill as md
 assert "matplotlib" not in sys.modules
-md.plot.softened_probabilities([1.0, 2.0], path="a.png")
+md.plot.label_study({"a": [0.5]}, {"a": "first"}, path="a.png")
 assert "matplotlib.pyplot" not in sys.modules
 """
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
@@ -207,16 +188,7 @@ assert "matplotlib.pyplot" not in sys.modules
     ("call", "text"),
     [
         (lambda m: plot.training_curves(History()), "without epochs"),
-        (lambda m: plot.softened_probabilities(np.ones((2, 3))), r"shape \(2, 3\)"),
-        (lambda m: plot.weight_histogram(nn.Dropout(0.1)), "no weight matrices"),
-        (lambda m: plot.quantization_grid(np.zeros(3)), "not all 0"),
-        (lambda m: plot.quantization_grid(np.ones(3), bits=1), "bits = 1"),
         (lambda m: plot.pareto(Book()), "empty ledger"),
-        (lambda m: plot.tape(md.Tensor(1.0)), "records nothing"),
-        (
-            lambda m: plot.tape(sum((p.sum() for _ in range(20) for p in m.parameters()), 0.0)),
-            "cannot be read on a page",
-        ),
         (lambda m: plot.confusion_matrix(m, datasets.Dataset(np.ones((2, 64)), np.ones(2))), "num_classes"),
     ],
 )

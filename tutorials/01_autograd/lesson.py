@@ -12,6 +12,7 @@
 from pathlib import Path
 
 import numpy as np
+from figures import tape  # beside this file
 from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
@@ -145,7 +146,7 @@ w = md.Tensor(np.ones(3), requires_grad=True)
 error = X @ w - y
 loss = (error**2).mean() + 0.1 * np.sqrt((w * w).sum())
 print(loss.explain())
-show(md.plot.tape(loss), "tape.png")
+show(tape(loss), "tape.png")
 
 loss.backward()
 upstream = 2 * error.numpy() / 100  # slope of the loss with respect to each of the 100 errors

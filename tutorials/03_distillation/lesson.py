@@ -14,6 +14,7 @@
 from pathlib import Path
 
 import numpy as np
+from figures import heat_map, softened_probabilities  # beside this file
 from matplotlib.figure import Figure
 
 import minidistill as md
@@ -120,7 +121,7 @@ def softened(z, T):
 
 
 def with_image(i):
-    figure = md.plot.softened_probabilities(logits[i])
+    figure = softened_probabilities(logits[i])
     inside = figure.axes[-1].inset_axes([0.5, 0.5, 0.5, 0.5])
     inside.imshow(validation.x[i].reshape(8, 8), cmap="gray_r")
     inside.set(xticks=[], yticks=[])
@@ -462,8 +463,8 @@ for name, data in (("few", datasets.Dataset(few[0].x, None)), ("all", unlabelled
     maps[name] = distill.temperature_by_width(teacher, network, data, validation, temperatures, widths, **settings)
     best = maps[name].mean(axis=0).argmax(axis=0)
     print(f"{name}: best temperature", {width: temperatures[i] for width, i in zip(widths, best)})
-show(md.plot.heat_map(maps["few"], temperatures, widths), "temperature_few.png")
-show(md.plot.heat_map(maps["all"], temperatures, widths), "temperature_all.png")
+show(heat_map(maps["few"], temperatures, widths), "temperature_few.png")
+show(heat_map(maps["all"], temperatures, widths), "temperature_all.png")
 
 high, low = ({name: values[:, rows].mean(axis=(0, 1)) for name, values in maps.items()} for rows in ([3, 4], [0, 1]))
 rise = {name: 100 * (high[name] - low[name]) for name in maps}

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numba
 import numpy as np
+from figures import sparsity_pattern  # beside this file
 from matplotlib.figure import Figure
 
 import minidistill as md
@@ -548,7 +549,7 @@ for time, axis in enumerate(axes):
     axis.set_xticks(left, [f"{share:.1f}" for share in left])
 axes[0].set_ylabel("validation error, %")
 show(figure, "tickets.png")
-show(md.plot.sparsity_pattern(tickets[-1].model().layers[0], image_shape=(8, 8)), "pattern.png")
+show(sparsity_pattern(tickets[-1].model().layers[0], image_shape=(8, 8)), "pattern.png")
 
 early, late = ({kind: values[:, time].mean(axis=1) for kind, values in found.items()} for time in (0, 1))
 assert early["ticket"][0] > max(early["drawn anew"][0], early["random ticket"][0]) + 3

@@ -14,6 +14,7 @@
 import heapq
 from pathlib import Path
 
+import crossover  # beside this file
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -927,16 +928,16 @@ assert chosen.batch_sizes == [1, 32, 256] and len(chosen.measured) > 20
 # way throughout, and it is timed again as a whole, since layers that are fast alone need not be so together. The
 # table is stored with the model: a measurement of one machine, not a law.
 #
-# How sparse must a layer be before it pays? `deploy.crossover` measures a map, here of LeNet's first layer. Expect
-# another one from another machine.
+# How sparse must a layer be before it pays? `crossover.py`, beside this file, measures a map, here of LeNet's first
+# layer. Expect another one from another machine.
 #
 # **Predict.** Colour twelve squares: 50, 80, 90 and 95 % sparse, batch 1, 32 and 256; dense or sparse?
 
 # %%
-measured = deploy.crossover(784, 300, sparsities=(0.5, 0.8, 0.9, 0.95), batch_sizes=(1, 32, 256))
+measured = crossover.measure(784, 300, sparsities=(0.5, 0.8, 0.9, 0.95), batch_sizes=(1, 32, 256))
 for way, seconds in measured.seconds.items():
     print(f"{way:<7} µs, by sparsity and batch size:", (1e6 * seconds).round(1).tolist())
-show(md.plot.crossover(measured), "crossover.png")
+show(crossover.draw(measured), "crossover.png")
 assert all(seconds.shape == (4, 3) and np.all(seconds > 0) for seconds in measured.seconds.values())
 
 # %% [markdown]

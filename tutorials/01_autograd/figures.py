@@ -1,9 +1,9 @@
-"""The tape as a figure. Read ``tensor.py`` and ``style.py`` before this file."""
+"""A figure of lesson 1: the tape as a graph."""
 
 from __future__ import annotations
 
-from ..tensor import Node, Tensor
-from .style import BLUE, GREY, ORANGE, finish, new_figure
+from minidistill.plot.style import BLUE, GREY, ORANGE, finish, new_figure
+from minidistill.tensor import Node, Tensor
 
 LARGEST_TAPE = 60  # nodes that can still be read on one page
 
