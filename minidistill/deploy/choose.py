@@ -1,13 +1,11 @@
-"""Choosing what runs: dense, sparse, int8 or shrunk, for each layer and batch size, by measuring here and now.
+"""Choosing what runs: the model dense, shrunk, sparse or in integers, for each batch size, by measuring here and now.
 
-Which way is fastest depends on the machine, the shape of a layer, how sparse it is and how many samples come at once; no
-rule of thumb holds for all of it. So every layer is timed in each way on the inputs that it really gets, the fastest are
-put together, and this mixed model is timed once more against the models that go one way throughout. The winner for each
-batch size is kept in a `Chosen`, with the table that decided. It is a measurement and no law: on another machine, choose
-again.
+Which form is fastest depends on the machine, the shapes of the layers, how sparse they are and how many samples come at once;
+no rule of thumb holds for all of it. So the whole model is timed in each form on typical inputs. The winner for each batch
+size is kept in a `Chosen`, with the table that decided. It is a measurement and no law: on another machine, choose again.
 
-Read ``timing.py`` before this file. Given up: layers that depend on each other's form. Integers that pass from layer to layer
-are known to the int8 model as a whole only.
+Read ``timing.py`` before this file. Given up: a form for each layer. Models put together of the fastest layers were 2 %
+faster in the mean of thirty cases (``perf/LOG.md``), and choosing took two to six times as long.
 """
 
 from __future__ import annotations
@@ -19,21 +17,22 @@ from functools import partial
 
 import numpy as np
 
+from .. import checks
 from ..datasets import Dataset
 from ..explain import Table
 from ..ledger import machine
-from ..nn import Mask, Module, Sequential, replace, watch
+from ..nn import Mask, Module, replace
 from ..nn.forward_only import replaceable
 from ..nn.graph import check_samples
 from ..nn.serialize import register
-from ..prune import SparseDense, shrink
+from ..prune import shrink, to_sparse
 from ..quantize import post_training
 from ..tensor import as_tensor, record
 from ..timing import compare
 from ..training import predict
 
-CALIBRATION = 1024  # samples that a single integer layer finds its scale from
-MARGIN = 0.97  # a way replaces a simpler one only where it takes less than this part of its time
+CALIBRATION = 1024  # samples that decide whether a model can be shrunk
+MARGIN = 0.97  # a form replaces a simpler one only where it takes less than this part of its time
 
 
 @register
@@ -49,7 +48,8 @@ class Chosen(Module):
     picks : list of int
         For each of them, which form runs.
     measured : list of dict
-        What decided: "batch", "what" (path of a layer, "" for the whole model), "way", "seconds", "picked".
+        What decided: "batch", "way", "seconds", "picked". (Files of older versions have rows of single layers, too, with
+        their path as "what".)
     measured_on : dict
         The machine.
 
@@ -99,29 +99,21 @@ class Chosen(Module):
             )
 
     def table(self):
-        """What was measured, as a printable table: microseconds of every way, the one that runs marked."""
-        ways = list(dict.fromkeys(row["way"] for row in self.measured))
-        cells = [["batch", "layer", *ways]]
-        for batch, what in dict.fromkeys((row["batch"], row["what"]) for row in self.measured):
-            rows = {row["way"]: row for row in self.measured if (row["batch"], row["what"]) == (batch, what)}
-            marks = [
-                ("*" if rows[w]["picked"] else "") + f"{1e6 * rows[w]['seconds']:.1f}" if w in rows else "-"
-                for w in ways
-            ]
-            cells.append([str(batch), what or "whole model", *marks])
-        widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-        lines = [
-            "  ".join(c.ljust(w) if i == 1 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths)))
-            for row in cells
-        ]
+        """What was measured, as a printable table: microseconds of every form, the one that runs marked."""
+        whole = [row for row in self.measured if not row.get("what")]
+        ways = list(dict.fromkeys(row["way"] for row in whole))
+        cells = [["batch", *ways]]
+        for batch in dict.fromkeys(row["batch"] for row in whole):
+            rows = {row["way"]: row for row in whole if row["batch"] == batch}
+            marked = (f"{'*' * rows[w]['picked']}{1e6 * rows[w]['seconds']:.1f}" if w in rows else "-" for w in ways)
+            cells.append([str(batch), *marked])
+        widths = [max(map(len, column)) for column in zip(*cells)]
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in cells]
         note = f"microseconds, median; * runs. Measured on {self.measured_on.get('processor', 'an unknown processor')}"
         return Table("\n".join([lines[0], "-" * len(lines[0]), *lines[1:], note]))
 
     def config(self):
-        return {
-            "batch_sizes": self.batch_sizes, "picks": self.picks, "measured": self.measured,
-            "measured_on": self.measured_on,
-        }  # fmt: skip
+        return {name: getattr(self, name) for name in ("batch_sizes", "picks", "measured", "measured_on")}
 
     def __repr__(self):
         runs = ", ".join(f"{size}: form {pick}" for size, pick in zip(self.batch_sizes, self.picks))
@@ -137,12 +129,12 @@ def choose(model, data, batch_sizes=(1, 32, 256), int8=False, seconds=0.01, roun
         Pruned or not. Where masks have emptied whole neurons, `shrink` takes them out first, if it can: that changes no
         answer.
     data : ndarray, tuple of ndarrays (several inputs), or Dataset
-        Typical inputs: what layers are timed on, and what int8 is calibrated with. Repeated if they are fewer than a batch.
+        Typical inputs: what forms are timed on, and what int8 is calibrated with. Repeated if they are fewer than a batch.
     batch_sizes : tuple of int
     int8 : bool
-        Whether layers may be quantized. That changes the answers a little, so it has to be allowed.
+        Whether the model may be quantized. That changes the answers a little, so it has to be allowed.
     seconds : float
-        Timed seconds of each way in each of ``rounds`` alternating blocks.
+        Timed seconds of each form in each of ``rounds`` alternating blocks.
     rounds : int
 
     Returns
@@ -155,30 +147,32 @@ def choose(model, data, batch_sizes=(1, 32, 256), int8=False, seconds=0.01, roun
     ValueError
         If a batch size is no whole number of at least 1, there is no Dense layer, or the data does not fit the model.
     """
-    sizes = _checked_sizes(batch_sizes)
+    batch_sizes = [batch_sizes] if hasattr(batch_sizes, "__index__") else batch_sizes
+    meaning = "a number of samples that come at once"
+    sizes = sorted(
+        {checks.whole("choose", "batch_sizes", size, "[1, inf)", meaning, "(1, 32)") for size in batch_sizes}
+    )
+    if not sizes:
+        raise ValueError("choose got no batch sizes.\nIt measures at one or more.\nWrite batch_sizes=(1, 32, 256).")
     if not replaceable(model):
         raise ValueError(
             "choose found no Dense layer.\nIt chooses how Dense layers are computed.\nPass a float model with "
             "nn.Dense layers."
         )
     check_samples(model, data)
-    timing = {"seconds": seconds, "settle": seconds / 2, "rounds": rounds}
-    whole, ways = _whole_models(model, data, int8)
+    ways = _ways(model, data, int8)
     forms, picks, measured = [], [], []
     for size in sizes:
         batch = rows_of(data, size)
-        dense = whole.get("shrunk", whole["dense"])
-        best_ways, layer_rows = _time_layers(dense, ways, batch, size, timing)
-        candidates = _for_size(whole, size)
-        if len(set(best_ways.values())) > 1:
-            candidates["mixed"] = _assemble(whole, ways, best_ways)
-        sides = {name: partial(predict, form, batch, size) for name, form in candidates.items()}
-        times = compare(sides, **timing)
-        best = fastest(times)
-        measured += layer_rows + _rows(size, "", times, best)
-        if not any(form is candidates[best] for form in forms):
-            forms.append(candidates[best])
-        picks.append(next(i for i, form in enumerate(forms) if form is candidates[best]))
+        # Of many samples, `to_sparse` with ``single`` computes as without.
+        sides = {way: partial(predict, form, batch, size) for way, form in ways.items() if way != "single" or size <= 2}
+        times = compare(sides, seconds=seconds, settle=seconds / 2, rounds=rounds)
+        best = _fastest(times)
+        for way, t in times.items():  # plain numbers, that JSON can hold
+            measured.append({"batch": size, "way": way, "seconds": float(t.median), "picked": way == best})
+        if ways[best] not in forms:
+            forms.append(ways[best])
+        picks.append(forms.index(ways[best]))
     return Chosen(*forms, batch_sizes=sizes, picks=picks, measured=measured, measured_on=machine()).eval()
 
 
@@ -187,63 +181,49 @@ def rows_of(data, size):
     inputs = data.inputs if isinstance(data, Dataset) else data if isinstance(data, tuple) else (data,)
     if not len(inputs[0]):
         raise ValueError(
-            "choose got data without samples.\nLayers are timed on what they really get.\nPass typical inputs: train.x."
+            "choose got data without samples.\nForms are timed on what they really get.\nPass typical inputs: train.x."
         )
     index = np.arange(size) % len(inputs[0])
     taken = tuple(np.asarray(x)[index] for x in inputs)
     return taken if len(taken) > 1 else taken[0]
 
 
-def _for_size(ways, size):
-    """The ways that differ at this batch size: of many samples, `to_sparse` with ``single`` computes as without."""
-    return {way: form for way, form in ways.items() if way != "single" or size <= 2}
-
-
-def fastest(times):
+def _fastest(times):
     """The name of the fastest; an earlier (simpler) one unless a later one takes less than `MARGIN` of its time."""
-    names = list(times)
-    best = names[0]
-    for name in names[1:]:
-        if times[name].median < MARGIN * times[best].median:
-            best = name
+    best, *others = times
+    for name in others:
+        best = name if times[name].median < MARGIN * times[best].median else best
     return best
 
 
-def _whole_models(model, data, int8):
-    """The model in each way that goes for all layers at once, the simplest first; and {path: {way: layer}}."""
-    base, whole = model.copy(), {}
-    whole["dense"] = _without_masks(model.copy())
-    if any(isinstance(c, Mask) for p in model.parameters() for c in p.constraints):
+def _ways(model, data, int8):
+    """{name: the model in this form}, the simplest first."""
+    ways, base = {"dense": _without_masks(model.copy())}, model
+    if any(_masks(p) for p in model.parameters()):
         with suppress(ValueError):  # units that are tied to others cannot go: then it is not one of the ways
-            base = shrink(base, example=rows_of(data, CALIBRATION))
+            base = shrink(model, example=rows_of(data, CALIBRATION))
         if sum(p.size for p in base.parameters()) < sum(p.size for p in model.parameters()):
-            whole["shrunk"] = _without_masks(base.copy())
-    dense = whole.get("shrunk", whole["dense"])
-    ways = {path: {"dense": dense.get(path)} for path in replaceable(base)}
-    masked = [path for path in ways if any(isinstance(c, Mask) for c in base.get(path).weight.constraints)]
-    for path in masked:
-        ways[path]["sparse"] = SparseDense.from_dense(base.get(path))
-        ways[path]["single"] = SparseDense.from_dense(base.get(path), single=True)
-    for way in ("sparse", "single") if masked else ():
-        whole[way] = _assemble(whole, ways, dict.fromkeys(masked, way))
+            ways["shrunk"] = _without_masks(base.copy())
+    dense = ways.get("shrunk", ways["dense"])
+    if any(_masks(layer.weight) for layer in replaceable(base).values()):
+        for way, single in (("sparse", False), ("single", True)):
+            ways[way] = _without_masks(to_sparse(base, single=single))
     if int8:
-        arrived = _arrivals(dense, ways, rows_of(data, CALIBRATION))
-        for path in ways:
-            if path in arrived:
-                ways[path]["int8"] = post_training(Sequential(base.get(path)), calibration=arrived[path]).layers[0]
-        whole["int8"] = post_training(base, calibration=data)
-    return {name: form.eval() for name, form in whole.items()}, ways
+        ways["int8"] = post_training(base, calibration=data)
+    floats = "dense", "shrunk"
+    return {way: (form if way in floats else _sharing(form, dense)).eval() for way, form in ways.items()}
 
 
-def _assemble(whole, ways, picked):
-    """The dense model with some layers in another way. Every other layer is the dense model's own: no form takes memory for
-    what it has in common with another."""
-    dense = whole.get("shrunk", whole["dense"])
-    form = dense.copy()
+def _sharing(form, dense):
+    """The form with the layers of the dense one where both have the same, so that these are held once."""
     for path, layer in dense.named_modules():
-        if path and len(layer.modules()) == 1:
-            form = replace(form, path, ways[path][picked[path]] if path in picked else layer)
-    return ways[""][picked[""]] if "" in picked else form
+        if path and len(layer.modules()) == 1 and type(form.get(path)) is type(layer):
+            form = replace(form, path, layer)
+    return form
+
+
+def _masks(parameter):
+    return [c for c in parameter.constraints if isinstance(c, Mask)]
 
 
 def _without_masks(model):
@@ -251,46 +231,3 @@ def _without_masks(model):
     for parameter in model.parameters():
         parameter.constraints[:] = [c for c in parameter.constraints if not isinstance(c, Mask)]
     return model
-
-
-def _time_layers(dense, ways, batch, size, timing):
-    """({path: fastest way}, rows of the table) of all layers that the batch reaches."""
-    best, rows = {}, []
-    for path, x in _arrivals(dense, ways, batch).items():
-        sides = {way: partial(layer.infer, x) for way, layer in _for_size(ways[path], size).items()}
-        times = compare(sides, **timing)
-        best[path] = fastest(times)
-        rows += _rows(size, path or "the layer", times, best[path])
-    return best, rows
-
-
-def _arrivals(model, paths, batch):
-    """{path: what comes into the layer} for a batch that goes through the model."""
-    by_id, arrived = {id(model.get(path)): path for path in paths}, {}
-
-    def note(module, inputs, output):
-        if id(module) in by_id:
-            arrived[by_id[id(module)]] = as_tensor(inputs[0]).numpy()
-        return output
-
-    with watch(note):
-        predict(model, batch, len(batch[0]) if isinstance(batch, tuple) else len(batch))
-    return arrived
-
-
-def _rows(batch, what, times, best):
-    """What was measured, as plain numbers that JSON can hold."""
-    return [
-        {"batch": batch, "what": what, "way": way, "seconds": float(t.median), "picked": way == best}
-        for way, t in times.items()
-    ]
-
-
-def _checked_sizes(batch_sizes):
-    sizes = [batch_sizes] if hasattr(batch_sizes, "__index__") else list(batch_sizes)
-    if not sizes or any(isinstance(size, bool) or not hasattr(size, "__index__") or size < 1 for size in sizes):
-        raise ValueError(
-            f"choose got batch_sizes = {batch_sizes}.\nThey are whole numbers of samples, at least 1.\n"
-            "Write batch_sizes=(1, 32, 256)."
-        )
-    return sorted({int(size) for size in sizes})
