@@ -26,8 +26,8 @@ import numpy as np
 from . import checks
 from .row_sparse import RowSparse
 
-_recording: ContextVar[bool] = ContextVar("minidistill_recording", default=True)
-rounding: ContextVar = ContextVar("minidistill_rounding", default=None)  # see training/precision.py
+# Whether operations are recorded, and what rounds their results and gradients, if anything: see ``lab/precision.py``.
+tape_mode: ContextVar[tuple] = ContextVar("minidistill_tape_mode", default=(True, None))
 _numbers = itertools.count()  # of the nodes, in the order in which they are recorded
 _FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -39,10 +39,10 @@ class recording(ContextDecorator):
         self.on, self.tokens = on, []
 
     def __enter__(self):
-        self.tokens.append(_recording.set(self.on))
+        self.tokens.append(tape_mode.set((self.on, tape_mode.get()[1])))
 
     def __exit__(self, *error):
-        _recording.reset(self.tokens.pop())
+        tape_mode.reset(self.tokens.pop())
 
 
 def no_grad():
@@ -265,13 +265,14 @@ def record(op, data, inputs, vjp, saves=None):
     """
     if type(data) is not np.ndarray:
         data = np.asarray(data)
-    if (rounded := rounding.get()) is not None:
+    on, rounded = tape_mode.get()
+    if rounded is not None:
         data, vjp = rounded(data, vjp)
     out = Tensor.__new__(Tensor)
     out._data, out.grad, out._node = data, None, None
     out._version = None if data.base is None else _version_of_view(data, inputs)
     out.requires_grad = False
-    if _recording.get():
+    if on:
         parents = []
         for x in inputs:
             if x.requires_grad:

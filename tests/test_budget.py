@@ -7,9 +7,9 @@ import pytest
 
 import minidistill as md
 from minidistill import datasets, deploy, distill, nn, plot, prune, quantize
-from minidistill.deploy.knapsack import best_plans
-from minidistill.deploy.plans import Plan
-from minidistill.deploy.search import _least_damage
+from minidistill.lab.knapsack import best_plans
+from minidistill.lab.plans import Plan
+from minidistill.lab.search import _least_damage
 from minidistill.ledger import file_bytes, memory_bytes
 
 SPARSITY = (0.3, 0.5, 0.7, 0.8, 0.9)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 import minidistill as md
 from minidistill import datasets, deploy, nn, ops, optim, prune
-from minidistill.deploy import huffman
-from minidistill.deploy.gaps import from_gaps, to_gaps
 from minidistill.files import FileFormatError, read_npz, write_npz
+from minidistill.lab import huffman, sharing
+from minidistill.lab.gaps import from_gaps, to_gaps
 from minidistill.nn import serialize
 from minidistill.testing import check_gradients
 
@@ -164,7 +164,7 @@ def test_a_filler_stands_where_a_gap_is_too_long():
 
 # ---- k-means -----------------------------------------------------------------------------------------------------------
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**31), st.integers(1, 200), st.integers(1, 20), st.sampled_from(deploy.sharing.INITS))
+@given(st.integers(0, 2**31), st.integers(1, 200), st.integers(1, 20), st.sampled_from(sharing.INITS))
 def test_k_means_ends_where_lloyd_stands_still(seed, n, count, init):
     values = np.random.default_rng(seed).normal(size=n)
     centroids, codes = deploy.k_means(values, count, init, rng=0)
@@ -176,9 +176,9 @@ def test_k_means_ends_where_lloyd_stands_still(seed, n, count, init):
 
 def test_the_starts_of_k_means():
     ordered = np.array([0.0, 0, 0, 0, 1, 2, 3, 10])
-    assert deploy.sharing._start(ordered, np.unique(ordered), 3, "linear", None).tolist() == [0, 5, 10]
-    assert deploy.sharing._start(ordered, np.unique(ordered), 3, "density", None).tolist() == [0, 0.5, 10]
-    drawn = deploy.sharing._start(ordered, np.unique(ordered), 3, "random", 0)
+    assert sharing._start(ordered, np.unique(ordered), 3, "linear", None).tolist() == [0, 5, 10]
+    assert sharing._start(ordered, np.unique(ordered), 3, "density", None).tolist() == [0, 0.5, 10]
+    drawn = sharing._start(ordered, np.unique(ordered), 3, "random", 0)
     assert set(drawn) < set(ordered) and len(set(drawn)) == 3
 
 

@@ -16,7 +16,7 @@ import minidistill as md
 PACKAGE = Path(__file__).resolve().parent.parent / "minidistill"
 
 # Products of integers, which are none of BLAS's, and of tensors, which `ops.matmul` multiplies.
-HARMLESS = {"kernels/reference/int8.py": 3, "distill/relations.py": 3, "deploy/compression.py": 1}
+HARMLESS = {"kernels/reference/int8.py": 3, "distill/relations.py": 3, "lab/compression.py": 1}
 
 PROGRAM = """
 import platform, sys

@@ -21,9 +21,10 @@ from minidistill.kernels import _jit, reference
 
 PACKAGE = Path(kernels.__file__).parents[1]
 FAST_MODULES = (
-    "affine", "dense", "elementwise", "embedding", "fake_quant", "half", "images", "int8", "optimizer", "softmax", "sparse",
+    "affine", "dense", "elementwise", "embedding", "fake_quant", "images", "int8", "optimizer", "softmax", "sparse",
 )  # fmt: skip
-EXACT = ("affine", "fake_quant", "half", "int8")
+EXACT = ("affine", "fake_quant", "int8", "round16")
+FILES = {name: ("kernels", name) for name in FAST_MODULES} | {"round16": ("lab", "round16")}
 
 
 def sources(folder):
@@ -67,10 +68,11 @@ def test_the_only_licence_to_change_floats_is_contract():
     assert "parallel" not in {k.arg for call in calls for k in call.keywords}
 
 
-@pytest.mark.parametrize("name", FAST_MODULES)
+@pytest.mark.parametrize("name", FILES)
 def test_jitted_functions_use_our_decorators_and_call_nothing_of_another_file(name):
-    tree = ast.parse((PACKAGE / "kernels" / f"{name}.py").read_text(encoding="utf-8"))
-    jitted = [(function, d) for function, d in decorators(tree) if d != "functools.cache"]
+    folder, file = FILES[name]
+    tree = ast.parse((PACKAGE / folder / f"{file}.py").read_text(encoding="utf-8"))
+    jitted = [(function, d) for function, d in decorators(tree) if not d.startswith(("functools.cache", "np.errstate"))]
     assert {d for _, d in jitted} == {"exact_kernel" if name in EXACT else "kernel"}
     imported = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module != "__future__"]
     pasted = {f"minidistill.kernels.{name}" for name in ("intrinsics", "sparse_intrinsics")}
@@ -90,12 +92,14 @@ def test_jitted_functions_use_our_decorators_and_call_nothing_of_another_file(na
 
 
 @jit_only
-@pytest.mark.parametrize("name", FAST_MODULES)
+@pytest.mark.parametrize("name", FILES)
 def test_jitted_functions_release_the_gil_and_keep_nan_and_inf(name):
     from numba.core.dispatcher import Dispatcher
 
     found = [
-        f for f in vars(importlib.import_module(f"minidistill.kernels.{name}")).values() if isinstance(f, Dispatcher)
+        f
+        for f in vars(importlib.import_module(".".join(["minidistill", *FILES[name]]))).values()
+        if isinstance(f, Dispatcher)
     ]
     assert found
     for dispatcher in found:

@@ -17,12 +17,12 @@ import minidistill as md
 from minidistill import distill, losses, nn, optim, prune
 from minidistill.datasets import Dataset, load_digits
 from minidistill.files import FileFormatError, read_npz, write_npz
-from minidistill.kernels import round_bfloat16, round_float16
+from minidistill.lab.precision import Arithmetic
+from minidistill.lab.round16 import round_bfloat16, round_float16
+from minidistill.lab.underflow import LOWEST, Tally
 from minidistill.tensor import RowSparse, record
 from minidistill.training import Checkpoint, GradientHistogram, Precision, checkpoint
 from minidistill.training.loop import Run
-from minidistill.training.precision import Arithmetic
-from minidistill.training.underflow import LOWEST, Tally
 
 RNG = np.random.default_rng(0)
 DATA = Dataset(RNG.normal(size=(96, 6)).astype(np.float32), RNG.integers(0, 3, 96))

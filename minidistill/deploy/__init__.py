@@ -1,12 +1,16 @@
-"""What combines the pillars. Deep Compression: read ``sharing``, ``huffman``, ``gaps``, ``compression``, then ``stages``.
-Choosing what runs: ``choose``. Bits for a budget: ``plans``, ``knapsack``,
-``search``, then ``budget``.
+"""What combines the pillars. Choosing what runs: read ``choose``. Deep Compression and bits for a budget of bytes are in
+``lab/``.
 """
 
-from .budget import fit_budget, sensitivity
+from ..lazy import names_from_lab
 from .choose import Chosen, choose
-from .compression import HuffmanDense, compress, decompress, load_compressed, save_compressed
-from .plans import Choice, Front, Plan, Point
-from .search import Sensitivity
-from .sharing import SharedDense, k_means, share_weights
-from .stages import compression_report
+
+__getattr__, __dir__ = names_from_lab(
+    __name__,
+    sharing="SharedDense k_means share_weights",
+    compression="HuffmanDense compress decompress load_compressed save_compressed",
+    stages="compression_report",
+    plans="Choice Front Plan Point",
+    search="Sensitivity",
+    budget="fit_budget sensitivity",
+)

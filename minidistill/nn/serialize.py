@@ -19,6 +19,7 @@ import numpy as np
 
 from ..explain import Table
 from ..files import FileFormatError, bad_file, read_npz, write_npz
+from ..lazy import import_lab
 from .constraints import AtLeast, Mask, MaxNorm
 from .layers import Activation, Concatenate, Dense, Dropout, Embedding, Flatten, Sequential
 from .module import Module, Parameter, replace
@@ -26,6 +27,7 @@ from .module import Module, Parameter, replace
 FORMAT, VERSION = "minidistill model", 1
 _HEADER = "model.json"
 _LAYERS = {c.__name__: c for c in (Dense, Embedding, Dropout, Activation, Flatten, Concatenate, Sequential)}
+_IN_LAB = {"SharedDense": "sharing", "HuffmanDense": "compression"}  # these modules register their layers when imported
 _CONSTRAINTS = {c.__name__: c for c in (AtLeast, Mask, MaxNorm)}
 
 
@@ -270,6 +272,8 @@ def _build(header, path, arrays, built, file):
 def _check_unpacked(header, arrays, max_bytes, file):
     """Count what layers unpack when they are made, beside what the file holds, towards the limit."""
     entries = [entry for entry in header["modules"].values() if "same_as" not in entry and not entry["own"]]
+    for home in {_IN_LAB[entry["type"]] for entry in entries if entry["type"] in _IN_LAB}:
+        import_lab(home)
     sizes = [getattr(_LAYERS.get(e["type"]), "unpacked_bytes", lambda config: 0)(e["config"]) for e in entries]
     total = sum(sizes) + sum(array.nbytes for array in arrays.values())
     if total > max_bytes:

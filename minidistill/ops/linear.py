@@ -151,33 +151,3 @@ def embedding(table, ids):
 
     rows = table._data.take(ids, axis=0, mode="clip")  # ids are in range; so said, NumPy does not check them again
     return record("embedding", rows, (table,), vjp, saves=())
-
-
-def shared_weight(codebook, codes, positions, shape):
-    """A matrix of weights that share a few values: ``codebook[codes]`` at ``positions``, and 0 everywhere else.
-
-    The gradient of a value is the sum of the gradients of all weights that share it (Han, Mao & Dally 2016, "Deep
-    Compression", section 3.3); it is added up in float64.
-
-    Parameters
-    ----------
-    codebook : Tensor, shape (C,)
-    codes : ndarray of int, shape (n,), in [0, C)
-    positions : ndarray of int, shape (n,), distinct, in [0, K * M)
-        Row by row.
-    shape : tuple of int
-        (K, M).
-
-    Returns
-    -------
-    Tensor, shape (K, M)
-    """
-    codebook = as_tensor(codebook)
-    count = len(codebook._data)
-    weight = np.zeros(shape, codebook.dtype)
-    weight.reshape(-1)[positions] = codebook._data[codes]
-
-    def vjp(g):
-        return (np.bincount(codes, g.reshape(-1)[positions], count),)
-
-    return record("shared_weight", weight, (codebook,), vjp, saves=())

@@ -1,5 +1,6 @@
-"""Training: fit, evaluate, predict. Read ``inference``, ``loop``, then ``callbacks``, ``checkpoint`` and ``precision``."""
+"""Training: fit, evaluate, predict. Read ``inference``, ``loop``, then ``callbacks`` and ``checkpoint``."""
 
+from ..lazy import names_from_lab
 from .callbacks import Checkpoint, EarlyStopping
 from .history import History
 from .inference import evaluate, predict
@@ -15,5 +16,5 @@ from .metrics import (
     rmse,
     top_k_accuracy,
 )
-from .precision import Precision
-from .underflow import GradientHistogram
+
+__getattr__, __dir__ = names_from_lab(__name__, precision="Precision", underflow="GradientHistogram")

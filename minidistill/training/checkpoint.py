@@ -25,7 +25,7 @@ import numpy as np
 
 from ..files import FileFormatError, bad_file, read_npz, write_npz
 from ..nn import Mask
-from .precision import FLOAT32_STATE
+from .arithmetic import FLOAT32_STATE
 
 VERSION = 1
 _TREE = "checkpoint.json"
@@ -285,7 +285,7 @@ def _check_arrays(path, state, model):
 def _check_arithmetic(path, saved, own):
     if not own.is_state(saved):
         raise bad_file(path, "Its precision and loss scale are damaged.", "Start the run anew.")
-    before, now = saved["format"], own.precision.format
+    before, now = saved["format"], own.format
     if before != now:
         raise bad_file(
             path, f"It belongs to a run in {before}, this one is in {now}.", f'Resume with precision="{before}".'

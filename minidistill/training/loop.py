@@ -23,6 +23,7 @@ from ..optim import Adam
 from ..optim.base import Optimizer
 from ..optim.parameters import check_finite
 from ..tensor import no_grad
+from .arithmetic import arithmetic_of
 from .callbacks import as_callbacks
 from .checkpoint import described, load_checkpoint
 from .finite import check_validation, check_weights, not_taken
@@ -30,7 +31,6 @@ from .history import History
 from .inference import check_model, check_targets, judge, predict
 from .interrupts import Interrupts
 from .metrics import find_metrics
-from .precision import Arithmetic
 from .progress import Progress
 from .returned import one_number, one_output
 from .split import Split, split_validation
@@ -54,8 +54,8 @@ class Run:
         The numbers of the epoch that has just ended.
     generators : dict of np.random.Generator
         The streams "shuffle", "augment" and "layers".
-    arithmetic : Arithmetic
-        How it computes, and the loss scale of the moment; see ``precision.py``.
+    arithmetic : Float32 or Arithmetic
+        How it computes, and the loss scale of the moment; see ``arithmetic.py``.
     others : list of Parameter
         What callbacks train along with the model.
     loss : Tensor or None
@@ -79,7 +79,7 @@ class Run:
     steps_per_epoch: int
     samples: int
     generators: dict
-    arithmetic: Arithmetic = None
+    arithmetic: object = None
     others: list = field(default_factory=list)
     loss: object = None
     skipped: bool = False
@@ -141,7 +141,7 @@ def fit(
         Shuffling, the split, augmentation and dropout. The same number gives the same bits on the same machine.
     precision : {"float32", "float16", "bfloat16"} or Precision
         What forward and backward pass are rounded to, with float32 master weights, which validation sees, and a loss scale
-        (dynamic for float16; columns "loss_scale" and "skipped_steps"): slower than float32; see ``precision.py``.
+        (dynamic for float16; columns "loss_scale" and "skipped_steps"): slower than float32; see ``lab/precision.py``.
 
     Returns
     -------
@@ -230,7 +230,7 @@ def run(
     data.batches(batch_size)  # a wrong batch size is told before anything else
     streams = dict(zip(("shuffle", "augment", "layers"), checks.generator("training", rng).spawn(3)))
     steps = math.ceil(len(data) / batch_size)
-    arithmetic = Arithmetic(precision, model)
+    arithmetic = arithmetic_of(precision, model)
     split = split or split_validation(data, None, None, resume)[2]
     kind, batch = type(optimizer).__name__, min(int(batch_size), len(data))
     own = {"batch_size": batch, "optimizer": kind, "augment": described(augment)}

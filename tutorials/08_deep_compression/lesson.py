@@ -6,7 +6,7 @@
 #
 # **Prerequisites.** Lesson 7. **Time.** 90 minutes to work through; the script runs in under a minute.
 #
-# Files to read along, all in `deploy/`: `gaps.py` (where weights are), `sharing.py` (what they are), `huffman.py`
+# Files to read along, all in `lab/`: `gaps.py` (where weights are), `sharing.py` (what they are), `huffman.py`
 # (how both are written), `compression.py` (the file). Accuracies are those of validation images, over seeds; the
 # test set is for the end.
 
@@ -21,8 +21,8 @@ from matplotlib.patches import Rectangle
 
 import minidistill as md
 from minidistill import datasets, deploy, nn, ops, optim, prune
-from minidistill.deploy.gaps import to_gaps
-from minidistill.deploy.huffman import code_lengths, encode
+from minidistill.lab.gaps import to_gaps
+from minidistill.lab.huffman import code_lengths, encode
 from minidistill.plot.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, new_figure
 
 FOLDER = Path("runs/lessons/08_deep_compression")
@@ -731,7 +731,7 @@ show(figure, "stages.png")
 # ## 8.6 Take the file apart
 #
 # Is it really all in there? We open the file as what it is, an archive of arrays, and decode its first layer with
-# the two functions of 8.4. The head of `deploy/compression.py` says in which order the bytes come.
+# the two functions of 8.4. The head of `lab/compression.py` says in which order the bytes come.
 #
 # **Predict.** Codes and gaps are two streams of bits without marks. What must stand before them so that they can be
 # read?
@@ -964,5 +964,5 @@ assert all(seconds.shape == (4, 3) and np.all(seconds > 0) for seconds in measur
 # lesson 7 with `gzip`, which is Huffman too. Why does it save so little of the values? 7. Repeat the map of 8.8
 # with `int8=True`. What is left of sparse?
 #
-# **Read on.** `deploy/compression.py` is the file format in a page; `tests/test_deep_compression.py` flips every
+# **Read on.** `lab/compression.py` is the file format in a page; `tests/test_deep_compression.py` flips every
 # kind of bit in it.

@@ -20,9 +20,10 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 import minidistill as md
-from minidistill import datasets, deploy, kernels, losses, nn, optim, quantize, training
+from minidistill import datasets, deploy, losses, nn, optim, quantize, training
 from minidistill.distill import kd_loss
 from minidistill.kernels.bit_packing import FIELDS, PackedBits, pack_fields, unpack_fields
+from minidistill.lab import round16
 from minidistill.ledger import file_bytes, memory_bytes
 from minidistill.plot.style import BLUE, COLOURS, GREEN, GREY, ORANGE, PURPLE, RED, new_figure
 
@@ -661,7 +662,7 @@ assert means[256, 16, 16] > 1.3
 # **Predict.** Which of the two keeps 1.001? 70 000? 1e-6? 1e-8? What is 256 + 1 in bfloat16?
 
 # %%
-ROUND = {"float16": kernels.round_float16, "bfloat16": kernels.round_bfloat16}
+ROUND = {"float16": round16.round_float16, "bfloat16": round16.round_bfloat16}
 numbers = np.float32([1.001, 1.01, 70_000, 1e-4, 1e-6, 1e-8, 257])
 for name, nearest_of in ROUND.items():
     print(f"{name:<9}", *(f"{number:g} -> {kept:.6g};" for number, kept in zip(numbers, nearest_of(numbers))))
@@ -802,4 +803,4 @@ for row in (
 # **Read on,** in this order: `quantize/affine.py` and `quantize/weights.py` (scales), `kernels/bit_packing.py` and
 # `bits_tile` in `kernels/intrinsics.py` (bytes), `nn/hessian.py` and `quantize/rounding.py`, `quantize/equalize.py`,
 # `kernels/reference/fake_quant.py`, `quantize/simulated.py`, `quantize/qat_layers.py` and `quantize/qat.py`,
-# `deploy/budget.py` with `knapsack.py` and `search.py`, and at last `training/precision.py`.
+# `lab/budget.py` with `knapsack.py` and `search.py`, and at last `lab/precision.py`.

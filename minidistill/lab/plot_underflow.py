@@ -1,4 +1,4 @@
-"""The figure of 16-bit training: gradients against the range of a format. Read ``style.py`` before this file."""
+"""The figure of 16-bit training: gradients against the range of a format. Read ``plot/style.py`` before this file."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from ..training.underflow import KINDS, LOWEST
-from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, finish, new_figure
+from ..plot.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, finish, new_figure
+from .underflow import KINDS, LOWEST
 
 # Powers of two: the smallest number, the smallest with all its bits, the end.
 _RANGES = {"float16": (-24, -14, 16), "bfloat16": (-133, -126, 128)}

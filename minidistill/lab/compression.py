@@ -61,7 +61,7 @@ class HuffmanDense(ForwardOnly):
     Attributes
     ----------
     stored : ndarray of uint8, shape (nbytes,)
-        All there is; see the head of ``deploy/compression.py``.
+        All there is; see the head of ``lab/compression.py``.
 
     Notes
     -----

@@ -8,7 +8,7 @@ networks need that.
 What makes the ticket is told by its controls: `Ticket.reinitialized` has the places and not the weights, `Ticket.random`
 the weights and not the places. A ticket that learns no better than these has won nothing.
 
-Read ``masks.py``, ``criteria.py`` and ``schedules.py`` before this file.
+Read ``prune/masks.py``, ``prune/criteria.py`` and ``prune/schedules.py`` before this file.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 
 from .. import checks
 from ..nn import Dense, example_inputs, initialize, trace
-from .criteria import magnitude
-from .masks import check_criterion, kept_of, prunable, set_mask, set_masks
+from ..prune import magnitude
+from ..prune.masks import check_criterion, kept_of, prunable, set_mask, set_masks
 
 
 class Ticket:

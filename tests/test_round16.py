@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from kernel_checks import assert_same, jit_only, layouts, unchanged
 
-from minidistill import kernels
-from minidistill.kernels import reference
+from minidistill.lab import round16
 
 CODES = np.arange(65536, dtype=np.uint32)
 FORMATS = {
@@ -22,7 +21,7 @@ every_format = pytest.mark.parametrize("name", FORMATS)
 
 
 def functions(name):
-    return getattr(kernels, f"round_{name}"), getattr(reference, f"round_{name}")
+    return getattr(round16, f"round_{name}"), getattr(round16, f"reference_{name}")
 
 
 def ladder(name):
@@ -120,5 +119,5 @@ def test_every_layout_and_writing_in_place(name, shape):
 def test_a_result_that_would_be_lost_in_a_copy_is_refused(name):
     x, out = np.ones((3, 2), np.float32), np.zeros((2, 3), np.float32).T
     with pytest.raises(ValueError, match=r"shape \(3, 2\), strides \(4, 12\) to update in place"):
-        getattr(kernels, f"round_{name}")(x, out)
+        getattr(round16, f"round_{name}")(x, out)
     assert not out.any()

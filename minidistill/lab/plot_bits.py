@@ -1,13 +1,13 @@
 """The figure of a search for bits: what is lost for the bytes that are left, and where the bits go.
 
-Read ``style.py`` before this file.
+Read ``plot/style.py`` before this file.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from .style import BLUE, ORANGE, finish, new_figure, plain_log_ticks
+from ..plot.style import BLUE, ORANGE, finish, new_figure, plain_log_ticks
 
 
 def bits(front, path=None):

@@ -4,7 +4,7 @@
 `k_means` finds the values, `SharedDense` is the layer that trains them, `share_weights` puts it in place. Which weight has
 which value never changes while training, as in the paper. Given up: other clusterings than Lloyd's; in one dimension the
 best one could be found exactly, but a local one is trained to the same accuracy. Read ``prune/masks.py`` and
-``ops.shared_weight`` before this file. Shapes: K inputs, M outputs, C values in the codebook, n weights that are left.
+``ops/linear.py`` before this file. Shapes: K inputs, M outputs, C values in the codebook, n weights that are left.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..nn.layers import check_name
 from ..nn.serialize import register
 from ..nn.wrong_input import WrongFeatures
 from ..prune.masks import kept_of
-from ..tensor import Tensor, as_tensor
+from ..tensor import Tensor, as_tensor, record
 
 INITS = "linear", "density", "random"
 _ROUNDS = 10_000  # Lloyd's ends of itself; rounding could make it turn in a circle
@@ -104,7 +104,7 @@ class SharedDense(Module):
 
     def _weight(self):
         shape = self.in_features, self.out_features
-        return ops.shared_weight(self.codebook, self.codes, self.positions, shape)
+        return shared_weight(self.codebook, self.codes, self.positions, shape)
 
     def forward(self, x):
         """x of shape (..., K) to (..., M)."""
@@ -226,6 +226,36 @@ def _check_layer(model, path, layer, bits):
             f"share_weights met a weight of layer {path!r} that {len(users)} modules use.\nEach would get a codebook of its "
             "own, and they would drift apart.\nLeave the layer out, or give each module a weight of its own."
         )
+
+
+def shared_weight(codebook, codes, positions, shape):
+    """A matrix of weights that share a few values: ``codebook[codes]`` at ``positions``, and 0 everywhere else.
+
+    The gradient of a value is the sum of the gradients of all weights that share it (Han, Mao & Dally 2016, "Deep
+    Compression", section 3.3); it is added up in float64.
+
+    Parameters
+    ----------
+    codebook : Tensor, shape (C,)
+    codes : ndarray of int, shape (n,), in [0, C)
+    positions : ndarray of int, shape (n,), distinct, in [0, K * M)
+        Row by row.
+    shape : tuple of int
+        (K, M).
+
+    Returns
+    -------
+    Tensor, shape (K, M)
+    """
+    codebook = as_tensor(codebook)
+    count = len(codebook._data)
+    weight = np.zeros(shape, codebook.dtype)
+    weight.reshape(-1)[positions] = codebook._data[codes]
+
+    def vjp(g):
+        return (np.bincount(codes, g.reshape(-1)[positions], count),)
+
+    return record("shared_weight", weight, (codebook,), vjp, saves=())
 
 
 def k_means(values, count, init="linear", rng=None):

@@ -1,6 +1,6 @@
 """Training with 16-bit numbers: a laboratory for the numerics. It is slower than float32, and saves no memory.
 
-Numbers stay float32 arrays, rounded to values that the 16-bit format has (``kernels/reference/half.py``): what they are is
+Numbers stay float32 arrays, rounded to values that the 16-bit format has (``round16.py``): what they are is
 right to the bit, what they cost is not. The recipe is that of Micikevicius et al. 2018, "Mixed Precision Training":
 
 - **Master weights.** The model's parameters stay float32. Its forward pass sees a rounded copy of them.
@@ -13,7 +13,7 @@ right to the bit, what they cost is not. The recipe is that of Micikevicius et a
   is divided by it in float32 before clipping and the update. A step whose gradients leave the range is skipped.
 
 Forward and backward are told by one hook in ``tensor.record``, the weights by lending the parameters other arrays while the
-forward runs: so it holds for any module. Read ``tensor.py`` before this file, ``loop.py`` after it.
+forward runs: so it holds for any module. Read ``tensor.py`` and ``training/arithmetic.py`` before this file.
 
 Given up: a fused operation (a `Dense` with its activation) rounds once where two would round twice, and its derivative is
 that at the value before rounding. Constants that a forward brings along are not rounded, its inputs and results are.
@@ -28,15 +28,16 @@ from numbers import Real
 import numpy as np
 
 from .. import checks
-from ..kernels import all_finite, round_bfloat16, round_float16
-from ..tensor import RowSparse, Tensor, record, rounding
+from ..kernels import all_finite
+from ..tensor import RowSparse, Tensor, record, tape_mode
+from ..training.arithmetic import FLOAT32_STATE, Float32
+from .round16 import round_bfloat16, round_float16
 
 ROUNDED_TO = {"float16": round_float16, "bfloat16": round_bfloat16}
 FORMATS = (*ROUNDED_TO, "float32")
 LARGEST = {"float16": "65504", "bfloat16": "3.4e38", "float32": "3.4e38"}
 MOST_SKIPPED = 50  # in a row: halved as often, the first scale of 2**16 is 2**-34, and no scale is the cure
 LOWEST_SCALE, HIGHEST_SCALE = 2.0**-120, 2.0**120  # so that both it and 1 / it are float32 numbers
-FLOAT32_STATE = {"format": "float32", "scale": None, "good": 0, "bad": 0}  # of a run that knew nothing else
 _SCALES = "The loss is multiplied by it: it lies between 2**-120 and 2**120"
 
 
@@ -82,7 +83,7 @@ class Precision:
         checks.whole("Precision", "growth_interval", self.growth_interval, "[1, inf)", meaning, 2000)
 
 
-class Arithmetic:
+class Arithmetic(Float32):
     """How one run computes: its `Precision`, and the loss scale of the moment.
 
     Attributes
@@ -93,7 +94,8 @@ class Arithmetic:
     """
 
     def __init__(self, precision, model):
-        self.precision = precision = as_precision(precision)
+        precision = as_precision(precision)
+        self.precision, self.format = precision, precision.format
         self._nearest = ROUNDED_TO.get(precision.format)
         self.dynamic = precision.loss_scale == "dynamic"
         self.scale = precision.initial_scale if self.dynamic else precision.loss_scale
@@ -142,11 +144,11 @@ class Arithmetic:
             if (id(p), count) not in copies:
                 copies[id(p), count] = self.round(master)
             p._data = copies[id(p), count]
-        token = rounding.set(self._hook)
+        token = tape_mode.set((tape_mode.get()[0], self._hook))
         try:
             yield
         finally:
-            rounding.reset(token)
+            tape_mode.reset(token)
             for p, master, count in masters:
                 if p._version.count != count:
                     np.copyto(master, p._data, where=p._data != self.round(master))
@@ -232,23 +234,23 @@ class Arithmetic:
         """What a resumed run needs."""
         return {"format": self.precision.format, "scale": self.scale, "good": self.good, "bad": self.bad}
 
-    @staticmethod
-    def is_state(state):
-        """Whether `load_state_dict` can take this, which a file may hold in the place of what `state_dict` gave."""
-        return (
-            isinstance(state, dict)
-            and state.keys() == FLOAT32_STATE.keys()
-            and _is_format(state["format"])
-            and (state["scale"] is None or _is_scale(state["scale"]))
-            and all(type(state[name]) is int and state[name] >= 0 for name in ("good", "bad"))
-        )
-
     def load_state_dict(self, state):
         """Go on from there. Only a scale that was found is taken over: one that was given is that of this run."""
         if self.dynamic and state["scale"] is not None:
             self.scale = float(state["scale"])
         if self.scale == state["scale"]:  # what was counted under another scale says nothing of this one
             self.good, self.bad = state["good"], state["bad"]
+
+
+def is_state(state):
+    """Whether a file holds what `state_dict` could have given."""
+    return (
+        isinstance(state, dict)
+        and state.keys() == FLOAT32_STATE.keys()
+        and _is_format(state["format"])
+        and (state["scale"] is None or _is_scale(state["scale"]))
+        and all(type(state[name]) is int and state[name] >= 0 for name in ("good", "bad"))
+    )
 
 
 def as_precision(precision):
