@@ -19,7 +19,14 @@ from .blas import dot, matmul, product, products
 from .dense import add_bias, dense_backward
 from .elementwise import all_finite, count_beyond, erf
 from .embedding import sum_rows, within
-from .fake_quant import activation_steps, range_of_sums, requantize_backward, requantize_steps, round_backward, weight_steps
+from .fake_quant import (
+    activation_steps,
+    range_of_sums,
+    requantize_backward,
+    requantize_steps,
+    round_backward,
+    weight_steps,
+)
 from .images import shift_images
 from .int8 import grouped_dense, int8_dense, int8_matmul, int8_sums
 from .optimizer import TOGETHER, adam_step, adam_steps, sgd_step, sgd_steps, smallest, together
