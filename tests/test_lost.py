@@ -267,7 +267,7 @@ def test_what_a_new_process_makes_is_younger_than_what_it_unpickles(tmp_path):
     code = f"""
 import pickle, pathlib, warnings
 from minidistill import nn
-from minidistill.training.loop import check_ownership
+from minidistill.training.guards import check_ownership
 model, optimizer = pickle.loads(pathlib.Path({str(tmp_path / "pair.pkl")!r}).read_bytes())
 warnings.simplefilter("error")
 check_ownership(model, optimizer)

@@ -379,7 +379,7 @@ def test_a_checkpoint_from_before_there_was_a_scale_is_one_of_float32(tmp_path):
     path = tmp_path / "old.npz"
     adam(path, "float32")
     rewrite(path, lambda state: state.pop("arithmetic"))
-    refused(path, "float16", "It belongs to a run in float32, this one is in float16.")
+    refused(path, "float16", "It belongs to a run with precision = float32, this one has precision = float16.")
     whole, _ = adam(tmp_path / "all.npz", "float32", epochs=2)
     resumed, _ = adam(path, "float32", epochs=2, resume=path)
     assert np.array_equal(weights(whole), weights(resumed))
@@ -390,7 +390,7 @@ def test_a_run_goes_on_in_its_own_format_only(tmp_path, was):
     path = tmp_path / "run.npz"
     adam(path, was)
     for now in {"float16", "bfloat16", "float32"} - {was}:
-        refused(path, now, f'run in {was}, this one is in {now}.\nResume with precision="{was}".')
+        refused(path, now, f"with precision = {was}, this one has precision = {now}.\nResume with precision = {was},")
     assert len(adam(path, was, epochs=2, resume=path)[1]) == 2
 
 

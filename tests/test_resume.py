@@ -11,6 +11,7 @@ import minidistill as md
 from minidistill import datasets, distill, losses, nn, optim, prune
 from minidistill.files import FileFormatError, read_npz, write_npz
 from minidistill.training import Checkpoint, EarlyStopping, checkpoint, loop
+from minidistill.training.split import split_validation
 
 # ---- one split for all ---------------------------------------------------------------------------------------------
 # Each sample carries its number, so that whoever computes with it can be asked which ones it met.
@@ -157,17 +158,18 @@ OTHERS = {
 @pytest.mark.parametrize("validation", [0.2, None, DATA[:9]], ids=["fraction", "none", "data"])
 def test_other_data_are_refused(other, validation, tmp_path):
     path = started(tmp_path / "run.npz", validation=validation)
-    refused("on other data, or on these in another order", path, data=OTHERS[other](), validation=validation)
+    text = "with data, in their order = 60 samples with the hash "
+    refused(text, path, data=OTHERS[other](), validation=validation)
     assert len(labelled(None, resume=path, validation=validation, epochs=3)) == 3
 
 
 @pytest.mark.parametrize(("was", "now", "text"), [
-    (None, 0.2, "with validation=None, this one has validation=0.2.\nResume with validation=None."),
-    (0.2, None, "with validation=0.2, this one has validation=None.\nResume with validation=0.2."),
-    (0.2, 0.25, "with validation=0.2, this one has validation=0.25.\nResume with validation=0.2."),
-    (0.2, DATA[:9], "with validation=0.2, this one has validation data of its own.\nResume with validation=0.2."),
-    (DATA[:9], DATA[1:10], "with validation data of its own, this one has others.\nResume with those."),
-    (DATA[:9], 0.2, "with validation data of its own, this one has validation=0.2.\nResume with those."),
+    (None, 0.2, "with validation = None, this one has validation = 0.2.\nResume with validation = None,"),
+    (0.2, None, "with validation = 0.2, this one has validation = None.\nResume with validation = 0.2,"),
+    (0.2, 0.25, "with validation = 0.2, this one has validation = 0.25.\nResume with validation = 0.2,"),
+    (0.2, DATA[:9], "with validation = 0.2, this one has validation = 9 samples with the hash "),
+    (DATA[:9], DATA[1:10], "this one has validation = 9 samples with the hash "),
+    (DATA[:9], 0.2, ", this one has validation = 0.2.\nResume with validation = 9 samples with the hash "),
 ])  # fmt: skip
 def test_other_validation_data_are_refused(was, now, text, tmp_path):
     path = started(tmp_path / "run.npz", validation=was)
@@ -176,16 +178,14 @@ def test_other_validation_data_are_refused(was, now, text, tmp_path):
 
 
 def test_a_run_made_by_hand_is_checked_by_its_data(tmp_path):
-    def by_hand(data, **options):
-        model = nn.Sequential(nn.Dense(3, 3), rng=0)
-        settings = {"validate": None, "epochs": 3, "batch_size": 16, "augment": None, "progress": False, "rng": None}
-        return loop.run(
-            model, data, lambda b: losses.cross_entropy(model(b.x), b.y), optimizer=None, **settings, **options
-        )
+    def by_hand(data, callbacks, resume=None):
+        model, settings = nn.Sequential(nn.Dense(3, 3), rng=0), loop.Settings(3, 16, callbacks=callbacks, resume=resume)
+        split = split_validation(data, None, None, resume, streams=1)
+        return loop.run(model, split, lambda b: losses.cross_entropy(model(b.x), b.y), settings, None, None)
 
     path = tmp_path / "run.npz"
-    by_hand(DATA, callbacks=[Checkpoint(path), Stop(1)], resume=None)
-    with pytest.raises(FileFormatError, match="on other data"):
+    by_hand(DATA, callbacks=[Checkpoint(path), Stop(1)])
+    with pytest.raises(FileFormatError, match="with data, in their order = 60 samples"):
         by_hand(OTHERS["another label"](), callbacks=[Checkpoint(path), Stop(9)], resume=path)
     assert len(by_hand(DATA, callbacks=[Checkpoint(path), Stop(9)], resume=path)) == 3
 
@@ -244,7 +244,7 @@ def test_another_batch_size_is_refused_and_the_first_one_named(schedule, tmp_pat
         text = f"with batch_size = 16, this one has batch_size = {size}.\nResume with batch_size = 16,"
         refused(text, path, batch_size=size, callbacks=[SCHEDULES[schedule](), Checkpoint(path), Crash(9)])
     aged(path, "settings")  # in files of older versions, the steps tell
-    text = "have 3 steps, those of this run 6; schedules and pruning count steps.\nResume with the batch size of that run: 16"
+    text = "steps in 3 epochs (by batch_size) = 9, this one has steps in 3 epochs (by batch_size) = 18."
     refused(text, path, batch_size=8, callbacks=[SCHEDULES[schedule](), Checkpoint(path), Crash(9)])
     model = nn.Sequential(nn.Dense(3, 8, activation="relu"), nn.Dense(8, 3), rng=5)
     labelled(
@@ -294,7 +294,7 @@ def scaled(by, x, rng):
     ({}, {"metrics": [md.training.top_k_accuracy]}, "metrics = None, this one has metrics = ['top_k_acc"),
     ({"augment": flipped}, {}, "augment = flipped, this one has augment = None"),
     ({"augment": functools.partial(scaled, 1)}, {"augment": functools.partial(scaled, 2)}, "partial(scaled, 1), this one"),
-    ({"precision": "float16"}, {}, 'in float16, this one is in float32.\nResume with precision="float16".'),
+    ({"precision": "float16"}, {}, "precision = float16, this one has precision = float32.\nResume with precision = float16"),
 ], ids=["loss", "metrics", "augment", "partial", "precision"])  # fmt: skip
 def test_other_settings_are_refused(was, now, text, tmp_path):
     refused(text, started(tmp_path / "run.npz", **was), **now)
@@ -321,17 +321,17 @@ def test_other_callbacks_of_the_same_number_are_refused(tmp_path):
 
     start(EarlyStopping(50), prune.OneShot(0.5, at=1))
     no(
-        "callbacks EarlyStopping, OneShot, Checkpoint; this one has OneShot, EarlyStopping",
+        "with callbacks = ['EarlyStopping', 'OneShot', 'stateless'], this one has callbacks = ['OneShot', 'EarlyStopping'",
         prune.OneShot(0.5, at=1),
         EarlyStopping(),
     )
-    no("has Iterative, OneShot", prune.Iterative(0.5, rounds=1), prune.OneShot(0.5, at=1))
-    no("has EarlyStopping, Stop, Checkpoint", EarlyStopping(), Stop(9))
+    no("has callbacks = ['Iterative', 'OneShot'", prune.Iterative(0.5, rounds=1), prune.OneShot(0.5, at=1))
+    no("has callbacks = ['EarlyStopping', 'stateless', 'stateless'].", EarlyStopping(), Stop(9))
     no("the best 'validation_loss' (min), and now monitors 'validation_accuracy' (max)",
        EarlyStopping(monitor="validation_accuracy"), prune.OneShot(0.5, at=1))  # fmt: skip
     no("'at': 3", EarlyStopping(), prune.OneShot(0.5, at=3))
-    no("and 3 callbacks, this one has 48 and 2", EarlyStopping())
-    with pytest.raises(FileFormatError, match="has Iterative, OneShot"):
+    no("'OneShot', 'stateless'], this one has callbacks = ['EarlyStopping', 'stateless']", EarlyStopping())
+    with pytest.raises(FileFormatError, match=r"has callbacks = \['Iterative', 'OneShot'"):
         labelled(0, epochs=4, resume=path, callbacks=[prune.Iterative(0.5, 1), prune.OneShot(0.5, at=1), Stop(9)])
     assert len(labelled(0, epochs=3, resume=path, callbacks=[EarlyStopping(9), prune.OneShot(0.5, at=1), Stop(9)])) == 3
 

@@ -10,7 +10,7 @@ from ..datasets import Dataset
 from ..kernels import all_finite
 from ..nn import Module
 from ..training import predict
-from ..training.loop import check_augmentation
+from ..training.guards import check_augmentation
 from ..training.task import are_distributions
 from .kd import check_teacher
 

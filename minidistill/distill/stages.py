@@ -16,7 +16,8 @@ from ..nn import Dense, Dropout, MaxNorm, Module, initialize, trace, watch
 from ..nn.module import check_module
 from ..optim import AdamW
 from ..training import evaluate, fit, predict, run
-from ..training.loop import batch_inputs, check_augmentation, check_optimizer
+from ..training.guards import check_augmentation, check_optimizer
+from ..training.loop import Settings, batch_inputs
 from ..training.split import split_validation
 from .kd import trusted_kd_loss
 from .settings import check_number
@@ -61,8 +62,8 @@ def _for_all_stages(who, data, settings, rng, streams=0):
             f"{who} got {single} among its settings.\nThey belong to one training of one model, and there are several.\n"
             "Call distill.distill for each stage."
         )
-    data, held_out, _, *generators = split_validation(data, settings.get("validation"), rng, streams=streams)
-    return data, settings | {"validation": held_out}, generators
+    split = split_validation(data, settings.get("validation"), rng, streams=streams)
+    return split.data, settings | {"validation": split.held_out}, split.generators
 
 
 def born_again(teacher, data, generations=3, rng=None, **settings):
@@ -147,7 +148,7 @@ def mutual(peers, data, temperature=1.0, weight=1.0, optimizer=None, epochs=60, 
     check_augmentation("mutual", augment)
     for name, value in (("temperature", temperature), ("weight", weight)):
         check_number("mutual", name, value)
-    data, held_out, split, rng = split_validation(data, validation, rng, resume, streams=1)
+    split = split_validation(data, validation, rng, resume, streams=1)
 
     def batch_loss(batch):
         outputs = [peer(*batch_inputs(batch)) for peer in peers]
@@ -160,14 +161,13 @@ def mutual(peers, data, temperature=1.0, weight=1.0, optimizer=None, epochs=60, 
                     total = total + said * (weight / (len(peers) - 1))
         return total
 
-    def validate():
+    def validate(held_out):
         reports = [evaluate(peer, held_out) for peer in peers]
         return {name: float(np.mean([report[name] for report in reports])) for name in reports[0]}
 
     return run(
-        _Peers(peers), data, batch_loss, optimizer=optimizer, validate=validate if held_out else None, epochs=epochs,
-        batch_size=batch_size, augment=augment, callbacks=callbacks, resume=resume, progress=progress, rng=rng, split=split,
-        settings=lambda: {"peers": len(peers), "temperature": temperature, "weight": weight},
+        _Peers(peers), split, batch_loss, Settings(epochs, batch_size, augment, callbacks, resume, progress), optimizer,
+        validate, started_with=lambda: {"peers": len(peers), "temperature": temperature, "weight": weight},
     )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..training import evaluate, predict
-from ..training.inference import check_targets, judge
+from ..training.guards import check_targets
+from ..training.inference import judge
 from ..training.task import DECISIONS, find_task
 from .kd import check_not_probabilities, kd_loss
 from .logits import binary_kl

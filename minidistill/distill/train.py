@@ -17,10 +17,10 @@ from ..nn import activations, mode
 from ..optim import Adam
 from ..tensor import no_grad
 from ..training import History, evaluate, predict, run
-from ..training.callbacks import as_callbacks
 from ..training.checkpoint import described
+from ..training.guards import check_optimizer
 from ..training.inference import judge
-from ..training.loop import batch_inputs, check_optimizer
+from ..training.loop import Settings, batch_inputs
 from ..training.split import split_validation
 from ..training.task import find_task
 from .cache import as_cache, fingerprint
@@ -94,45 +94,38 @@ def distill(
     terms = check_terms(objective) if objective is not None else [KnowledgeDistillation(temperature, alpha)]
     check_models(teacher, student, data, terms, cached=cache is not None)
     check_labels(data, augment, terms)
-    callbacks = as_callbacks(callbacks)
+    settings = Settings(epochs, batch_size, augment, callbacks, resume, progress, precision)
     cache = as_cache(cache, teacher, data, augment)
-    settings = _settings(teacher, cache, terms, metrics)
-    data, held_out, split, rng, own_rng = split_validation(data, validation, rng, resume, streams=2)
-
-    meeting = _Meeting(teacher, student, data, terms, augment, cache, own_rng)
+    split = split_validation(data, validation, rng, resume, streams=2)
+    outputs = _Outputs(teacher, student, split.data, terms, augment, cache, split.generators[1])
     optimizer = Adam(student.parameters(), lr=3e-3) if optimizer is None else check_optimizer("distill", optimizer)
-    companion = _Companion(terms, optimizer)
+    trainer = _ObjectiveTrainer(terms, optimizer)
+    settings.callbacks.insert(0, trainer)
     history = History()
     history.loss_name = " + ".join(map(repr, terms))
 
     def batch_loss(batch):
-        exchange = meeting.exchange(batch, companion.step)
+        exchange = outputs.exchange(batch, trainer.step)
         total = terms[0](exchange)
         for term in terms[1:]:
             total = total + term(exchange)
         return total
 
-    validate = meeting.validation(held_out, terms, metrics, history) if held_out else None
+    def started_with():
+        asked = (
+            None
+            if cache is None and teacher is None
+            else (fingerprint(teacher) if cache is None else cache.teacher)[:12]
+        )
+        return {"objective": described(terms), "metrics": described(metrics), "teacher": asked}
+
     return run(
-        student, data, batch_loss, optimizer=optimizer, validate=validate, epochs=epochs,
-        batch_size=batch_size, augment=augment, callbacks=[companion, *callbacks], resume=resume, progress=progress, rng=rng,
-        precision=precision, others=companion.trained, history=history, split=split, settings=settings,
+        student, split, batch_loss, settings, optimizer, outputs.validation(split.held_out, terms, metrics, history),
+        callback_parameters=trainer.trained, history=history, started_with=started_with,
     )  # fmt: skip
 
 
-def _settings(teacher, cache, terms, metrics):
-    """What a resumed run must share, as `run` asks for it."""
-    settings = {"objective": described(terms), "metrics": described(metrics)}
-
-    def with_teacher():
-        if cache is None and teacher is None:
-            return settings
-        return settings | {"teacher": (fingerprint(teacher) if cache is None else cache.teacher)[:12]}
-
-    return with_teacher
-
-
-class _Meeting:
+class _Outputs:
     """Makes an `Exchange` of a batch: asks the student, and looks up the teacher's answers or asks the teacher."""
 
     def __init__(self, teacher, student, data, terms, augment, cache, rng):
@@ -192,11 +185,13 @@ class _Meeting:
 
     def validation(self, held_out, terms, metrics, history):
         """The function that judges the student on validation data. What does not fit is told before training."""
+        if held_out is None:
+            return None
         held_out, loss = self.targets(held_out, terms)
         task = find_task("distill", self.shape, held_out.y, loss, metrics)
         evaluate(self.student, held_out[:8], loss, [])
         history.task = task.kind
-        return lambda: judge(task, predict(self.student, held_out), held_out.y)
+        return lambda _: judge(task, predict(self.student, held_out), held_out.y)
 
     def targets(self, held_out, terms):
         """(validation data with targets, the loss that judges by them; None for the usual one).
@@ -217,7 +212,7 @@ class _Meeting:
         return Dataset(held_out.x, answers.argmax(axis=1) if self.wants == "logits" else answers, dtype=None), usual
 
 
-class _Companion:
+class _ObjectiveTrainer:
     """The callback that trains and saves what objectives have of their own, and tells them the step.
 
     What the student's optimizer holds too is saved here and trained there: two optimizers would step it twice.
@@ -249,18 +244,14 @@ class _Companion:
         optimizer = self.optimizer.state_dict() if self.optimizer else None
         return {"parameters": [p.data.copy() for p in self.parameters], "optimizer": optimizer}
 
-    def check_state(self, state):
-        """Refuse that of other objectives."""
-        shapes = [array.shape for array in state["parameters"]] if state else None
-        own = [p.shape for p in self.parameters]
+    def load_state_dict(self, state):
+        """Go on from there, with the same objectives."""
+        shapes, own = [array.shape for array in state["parameters"]], [p.shape for p in self.parameters]
         if shapes != own:
             raise ValueError(
                 f"distill was resumed with objectives whose own parameters have the shapes {own}, from a run with {shapes}.\n"
                 "A run goes on with the objectives that it was started with.\nPass the same ones to resume."
             )
-
-    def load_state_dict(self, state):
-        """Go on from there."""
         for parameter, saved in zip(self.parameters, state["parameters"]):
             parameter.assign(saved)
         if self.optimizer is not None:

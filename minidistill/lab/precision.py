@@ -186,7 +186,7 @@ class Arithmetic(Float32):
             return True
         with np.errstate(over="ignore", invalid="ignore"):
             run.loss.backward(self.upstream(run.loss))
-            trained = [*run.optimizer.parameters, *run.others]
+            trained = [*run.optimizer.parameters, *run.callback_parameters]
             trained = [p for p in trained if isinstance(p, Tensor) and p.grad is not None]
             if self._nearest is not None:
                 own = {id(p) for p in run.model.parameters()}

@@ -111,7 +111,7 @@ class Schedule:
         """The settings: nothing else is remembered, but another plan would leave out prunings that lie behind it."""
         return {name: value for name, value in vars(self).items() if name not in ("criterion", "_plan")}
 
-    def check_state(self, state):
+    def load_state_dict(self, state):
         """Refuse the settings of another schedule; files of older versions hold none."""
         own = self.state_dict()
         if state is not None and state != own:
@@ -119,9 +119,6 @@ class Schedule:
                 f"{type(self).__name__} got the settings {own}, in a run that was started with {state}.\nA plan counts steps "
                 "from the start of the run, and what lies behind is not pruned.\nResume with the settings of the start."
             )
-
-    def load_state_dict(self, state):
-        """There is nothing to load."""
 
     def on_epoch_begin(self, run):
         """Prune, if it is due."""
@@ -381,11 +378,6 @@ class Regrow:
     def load_state_dict(self, state):
         """Go on from there."""
         self.generator.bit_generator.state, self._paths = state["generator"], state["layers"]
-
-    def check_run(self, run):
-        """Refuse layers that the model does not have."""
-        for path in self._paths or ():
-            kept_of(run.model.get(path).weight)
 
     def _exchanged(self, weight, kept, share):
         """Positions to drop and to revive, equally many, in the flat weight."""

@@ -18,7 +18,7 @@ from ..nn import Dense, Embedding, Mask, Parameter, example_inputs, mode, trace,
 from ..nn.forward_only import is_for_training, refuse_converted
 from ..nn.module import check_module
 from ..tensor import Tensor, recording
-from ..training.loop import check_optimizer
+from ..training.guards import check_optimizer
 from .masks import OF_A_FORWARD, check_paths
 from .units import Units
 

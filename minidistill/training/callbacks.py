@@ -138,42 +138,20 @@ class EarlyStopping:
 
     def state_dict(self):
         """The best so far, and its weights."""
-        return {
-            "best": self.best, "best_epoch": self.best_epoch, "weights": self.weights, "masks": self.masks,
-            "monitor": self.monitor, "mode": self.mode,
-        }  # fmt: skip
-
-    def check_state(self, state):
-        """Refuse what no `state_dict` returned, and the best of another column."""
-        number, epoch, weights = state["best"], state["best_epoch"], state["weights"]
-        if (
-            not isinstance(number, (int, float))
-            or not (epoch is None or (type(epoch) is int and epoch > 0))
-            or not (weights is None or isinstance(weights, dict))
-            or not isinstance(state.get("masks", ""), str)
-        ):
-            raise ValueError("the state of EarlyStopping is damaged")
-        before = state.get("monitor", self.monitor), state.get("mode", self.mode)  # none in older files
-        if before != (self.monitor, self.mode):
-            raise ValueError(
-                f"EarlyStopping has kept the best {before[0]!r} ({before[1]}), and now monitors {self.monitor!r} "
-                f"({self.mode}).\nThe best of one says nothing of the other.\n"
-                f"Resume with EarlyStopping(monitor={before[0]!r}, mode={before[1]!r})."
-            )
-
-    def check_run(self, run):
-        """Refuse weights that do not fit the model."""
-        if (self.best_epoch or 0) > run.epoch:
-            raise ValueError("the state of EarlyStopping is damaged")
-        if self.weights is not None:
-            run.model.copy().load_state_dict(self.weights)
+        return {name: value for name, value in vars(self).items() if name not in ("patience", "restore_best")}
 
     def load_state_dict(self, state):
-        """Go on from there."""
-        self.best, self.best_epoch, self.weights = state["best"], state["best_epoch"], state["weights"]
-        self.masks = state.get(
-            "masks", hashlib.sha256().hexdigest()
-        )  # of no mask, in a file from before they were noted
+        """Go on from there. Files of older versions hold neither the column nor the masks, of which there were none."""
+        state = {"monitor": self.monitor, "mode": self.mode, "masks": hashlib.sha256().hexdigest()} | state
+        if (state["monitor"], state["mode"]) != (self.monitor, self.mode):
+            before = f"monitor={state['monitor']!r}, mode={state['mode']!r}"
+            raise ValueError(
+                f"EarlyStopping has kept the best {state['monitor']!r} ({state['mode']}), and now monitors {self.monitor!r} "
+                f"({self.mode}).\nThe best of one says nothing of the other.\nResume with EarlyStopping({before})."
+            )
+        self.best, self.best_epoch, self.weights, self.masks = (
+            state[name] for name in ("best", "best_epoch", "weights", "masks")
+        )
 
 
 def _masks_of(model):

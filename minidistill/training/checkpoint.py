@@ -1,21 +1,20 @@
 """Checkpoints: a run's whole state in one ``.npz``, so that it continues bit for bit.
 
 Whole means: parameters and buffers, masks, optimizer moments and step count (schedules depend on that alone), the loss scale,
-the random generators, the history, what callbacks remember, the validation split, and the settings that a resumed run must
-share. Everything becomes nested dicts and lists; arrays are stored as arrays, the rest as JSON, with a SHA-256 of all of it.
-A file without one, or without split and settings, is from an older version, and loads.
+the random generators, the history, what callbacks remember, the positions that were held out, and the settings. Everything
+becomes nested dicts and lists; arrays are stored as arrays, the rest as JSON, with a SHA-256 of all of it. A file without
+one, or without split and settings, is from an older version, and loads.
 
-Those settings are loss, metrics, objectives, augmentation (functions and objects by their names and plain attributes), batch
-size, precision, the kinds of optimizer and callbacks, and the teacher's weights. The learning rate may be another.
+A run goes on with the settings that it was started with: data and validation data (by a hash), loss, metrics, objectives,
+augmentation (functions and objects by their names and plain attributes), batch size, precision, the kinds of optimizer and
+callbacks, and the teacher's weights. The learning rate may be another.
 
-Loading changes everything or nothing: the file is checked by itself, then its state is loaded into copies of model and
-callbacks, and only then into the run. Read ``files.py`` before this file.
+Loading changes everything or nothing: the state is loaded into a copy of the run first. Read ``files.py`` before this file.
 """
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import hashlib
 import json
@@ -23,18 +22,15 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from .. import checks
 from ..files import FileFormatError, bad_file, read_npz, write_npz
 from ..nn import Mask
+from ..nn.module import MASK
 from .arithmetic import FLOAT32_STATE
 
 VERSION = 1
 _TREE = "checkpoint.json"
 _PLAIN = str, int, float, type(None)
-_KINDS = {
-    "epoch": int, "step": int, "samples": int, "model": dict, "masks": dict, "optimizer": dict, "generators": dict,
-    "history": list, "callbacks": list,
-}  # fmt: skip
-_LATER_KINDS = {"settings": dict, "split": dict, "callback_names": list}  # missing in files of older versions
 # What models, optimizers and callbacks, also of the user's, raise about a state that they cannot take.
 _ERRORS = ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError
 _BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
@@ -48,15 +44,14 @@ def save_checkpoint(path, run):
         "step": run.step,
         "samples": run.samples,
         "model": run.model._arrays(),
-        "masks": _masks(run.model),
+        "masks": {name.removeprefix(MASK): kept for name, kept in run.model._masks().items()},
         "optimizer": run.optimizer.state_dict(),
         "arithmetic": run.arithmetic.state_dict(),
         "generators": {name: generator.bit_generator.state for name, generator in run.generators.items()},
         "history": run.history.epochs,
         "callbacks": [c.state_dict() if hasattr(c, "state_dict") else None for c in run.callbacks],
-        "callback_names": _names(run.callbacks),
-        "settings": run.settings(),
-        "split": run.split.state_dict(),
+        "settings": run.started_with(),
+        "split": run.split.positions,
     }
     arrays = {}
     tree = _take_arrays(state, "", arrays)
@@ -72,40 +67,18 @@ def load_checkpoint(path, run):
     FileNotFoundError
         If there is no such file.
     FileFormatError
-        If it is damaged, or belongs to another run. Nothing is changed then: not the model, the optimizer, generators,
-        callbacks or counters. (A callback with a state that cannot be copied, because it holds an open file for example,
-        is loaded first; if it is what fails, it is the only thing that may have changed.)
+        If it is damaged, or belongs to another run. Nothing is changed then. (A callback that cannot be copied, because it
+        holds an open file for example, is loaded first; if it is what fails, it alone may have changed.)
     """
     state = read_checkpoint(path)
-    _check_data(path, state, run)
-    _check_settings(path, state, run)
-    _check_length(path, state, run)
-    _check_arrays(path, state, run.model)
-    arithmetic = state.get("arithmetic", FLOAT32_STATE)  # none in a file from before there was a loss scale
-    _check_arithmetic(path, arithmetic, run.arithmetic)
-
-    # A callback may hold the model or the run: in its copy, these are the copies.
-    trial = dataclasses.replace(run, epoch=state["epoch"], step=state["step"])
-    memo = {id(run): trial}
-    trial.model = copy.deepcopy(run.model, memo)
-    trial.callbacks = [_copied(callback, memo) for callback in run.callbacks]
-    order = sorted(range(len(run.callbacks)), key=lambda i: trial.callbacks[i] is not None)
-    with _named(path):
-        generators = {name: _generator(state["generators"][name]) for name in run.generators}
-        _load_model(state, trial)
-        run.optimizer.check_state(state["optimizer"])
-        for callback, saved in zip(trial.callbacks, state["callbacks"]):
-            if callback is not None:
-                _load_callback(callback, copy.deepcopy(saved))
-                if hasattr(callback, "check_run"):
-                    callback.check_run(trial)
-        for i in order:
-            _load_callback(run.callbacks[i], state["callbacks"][i])
-    run.optimizer.load_state_dict(state["optimizer"])
-    _load_model(state, run)
-    run.arithmetic.load_state_dict(arithmetic)
-    run.generators = generators
-    run.epoch, run.step, run.history.epochs = state["epoch"], state["step"], state["history"]
+    with errors_of(path):
+        _check_settings(path, state, run)
+        memo = {id(run.split): run.split, id(run.callbacks): []}
+        trial = copy.deepcopy(run, memo)
+        copies = [_copied(callback, memo) for callback in run.callbacks]  # those that hold the run hold the trial here
+        _load(trial, state, zip(copies, copy.deepcopy(state["callbacks"])))
+        untried_first = sorted(zip(copies, run.callbacks, state["callbacks"]), key=lambda three: three[0] is not None)
+        _load(run, state, [(callback, saved) for _, callback, saved in untried_first])
 
 
 def read_checkpoint(path):
@@ -113,18 +86,13 @@ def read_checkpoint(path):
     arrays = read_npz(path)
     if _TREE not in arrays:
         raise bad_file(path, "It is an .npz, but no checkpoint.", "Pass a file that the Checkpoint callback wrote.")
-    try:
+    with errors_of(path, "Its description is damaged", "Start the run anew."):
         tree = json.loads(arrays.pop(_TREE).tobytes())
-        whole = "sha256" not in tree or tree["sha256"] == _digest(tree["dict"], arrays)
+        if "sha256" in tree and tree["sha256"] != _digest(tree["dict"], arrays):
+            raise ValueError("its fingerprint is that of something else.")
         state = _put_arrays(tree, arrays)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise bad_file(path, f"Its description is damaged: {_first(error)}.", "Start the run anew.") from error
-    if not whole:
-        raise bad_file(path, "Its fingerprint does not hold: this is not what was saved.", "Start the run anew.")
-    if not isinstance(state, dict) or type(version := state.get("version")) is not int or version != VERSION:
-        raise bad_file(path, f"It is no checkpoint of version {VERSION}.", "Resume with the version that wrote it.")
-    if damage := _damage(state):
-        raise bad_file(path, f"Its description is damaged: {damage}.", "Start the run anew.")
+        if state["version"] != VERSION:
+            raise ValueError(f"it is in version {state['version']} of the format, not {VERSION}.")
     return state
 
 
@@ -147,7 +115,87 @@ def described(value):
     return f"{type(value).__name__}({', '.join(shown)})"
 
 
-# ---- what a file may be --------------------------------------------------------------------------------------------
+@contextmanager
+def errors_of(path, rule="It does not fit this run", cure="Resume with what the run was started with."):
+    """Turn what is raised about a state, also by classes of the user's, into an error that names the file."""
+    try:
+        yield
+    except FileFormatError:
+        raise
+    except _ERRORS as error:
+        text = str(error).split("\n")
+        if len(text) == 3:  # in the form of the house, with a cure of its own
+            raise bad_file(path, f"{text[0]} {text[1]}", text[2]) from error
+        raise bad_file(path, f"{rule}: {type(error).__name__}: {text[0].rstrip('. ')}.", cure) from error
+
+
+def _check_settings(path, state, run):
+    """Refuse a run with other settings than those in the file; of older files, as far as they tell."""
+    epochs, arithmetic = state["epoch"], state.get("arithmetic", FLOAT32_STATE)
+    if not run.arithmetic.is_state(arithmetic):
+        raise bad_file(path, "Its precision and loss scale are damaged.", "Start the run anew.")
+    own = run.started_with()
+    pairs = {name: (saved, own.get(name)) for name, saved in state.get("settings", {}).items()} | {
+        "training samples": (state["samples"], run.samples),
+        "number of callbacks": (len(state["callbacks"]), len(run.callbacks)),
+        "precision": (arithmetic["format"], run.arithmetic.format),
+        "dtypes": (_dtypes(state["model"]), _dtypes(run.model._arrays())),
+        f"steps in {epochs} epochs (by batch_size)": (
+            state["step"],
+            epochs * run.steps_per_epoch,
+        ),  # schedules count steps
+    }
+    for name, (saved, now) in pairs.items():
+        if saved != now:
+            raise bad_file(
+                path,
+                f"It belongs to a run with {name} = {saved}, this one has {name} = {now}.",
+                f"Resume with {name} = {saved}, by the function that started the run.",
+            )
+    if run.epochs < epochs:
+        raise bad_file(
+            path,
+            f"Its run has finished {epochs} epochs, more than epochs = {run.epochs}.",
+            f"epochs counts all, those in the file too: write epochs={epochs + 10} for 10 more.",
+        )
+
+
+def _load(run, state, callbacks):
+    """Bring a run, or its copy, to a state; ``callbacks`` are pairs of a callback (or None) and what it remembered."""
+    generators = {name: _generator(state["generators"][name]) for name in run.generators}
+    for callback, saved in callbacks:
+        if hasattr(callback, "load_state_dict"):
+            callback.load_state_dict(saved)
+    for parameter in run.model.parameters():
+        parameter.constraints[:] = [c for c in parameter.constraints if not isinstance(c, Mask)]
+    run.model.load_state_dict(state["model"] | {MASK + name: kept for name, kept in state["masks"].items()})
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.arithmetic.load_state_dict(state.get("arithmetic", FLOAT32_STATE))
+    run.generators, run.epoch, run.step = generators, state["epoch"], state["step"]
+    run.history.epochs = [dict(logs) for logs in state["history"]]
+
+
+def _copied(callback, memo):
+    """A copy of a callback, or None."""
+    try:
+        return copy.deepcopy(callback, memo)
+    except _ERRORS:  # it holds a file, a lock, ...
+        return None
+
+
+def _generator(saved):
+    """A random generator in a saved state."""
+    kind = checks.choice("a generator", "kind", saved["bit_generator"], _BIT_GENERATORS)
+    generator = np.random.Generator(getattr(np.random, kind)(0))
+    generator.bit_generator.state = saved
+    return generator
+
+
+def _dtypes(arrays):
+    return sorted({str(array.dtype) for array in arrays.values()})
+
+
+# ---- the file --------------------------------------------------------------------------------------------------------
 def _digest(tree, arrays):
     """SHA-256 of what stands in the JSON, and of all arrays: names, dtypes, shapes and bytes."""
     digest = hashlib.sha256(json.dumps(tree).encode())
@@ -156,214 +204,6 @@ def _digest(tree, arrays):
         digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def _damage(state):
-    """What is wrong with the state of any run whatever, or None."""
-    kinds = _KINDS | {name: kind for name, kind in _LATER_KINDS.items() if name in state}
-    for name, kind in kinds.items():
-        if type(state.get(name)) is not kind:
-            return f"{name!r} is no {kind.__name__}"
-    if min(state["epoch"], state["step"], state["samples"]) < 0 or len(state["history"]) != state["epoch"]:
-        return "its counters do not fit its history"
-    for logs in state["history"]:
-        fine = isinstance(logs, dict) and all(isinstance(name, str) for name in logs)
-        if not fine or not all(isinstance(value, (*_PLAIN, list, np.ndarray)) for value in logs.values()):
-            return "its history holds something else than names and values"
-    names = state.get("callback_names", [""] * len(state["callbacks"]))
-    if len(names) != len(state["callbacks"]) or not all(isinstance(name, str) for name in names):
-        return "its callbacks have no names"
-    return None if _is_split(state.get("split"), state["samples"]) else "its validation split"
-
-
-def _is_split(split, samples):
-    """Whether this can be the split of so many training samples; None is that of an older version."""
-    if split is None:
-        return True
-    if split.keys() != {"data", "validation", "train", "held_out"} or not isinstance(split["data"], str):
-        return False
-    parts = [split["train"], split["held_out"]]
-    if not isinstance(split["validation"], float):
-        return all(part is None for part in parts) and isinstance(split["validation"], (str, type(None)))
-    if not all(isinstance(part, np.ndarray) and part.ndim == 1 and part.dtype.kind in "iu" for part in parts):
-        return False
-    everyone = np.sort(np.concatenate(parts))
-    return len(parts[0]) == samples and np.array_equal(everyone, np.arange(len(everyone))) and len(parts[1]) > 0
-
-
-# ---- whether it fits a run -----------------------------------------------------------------------------------------
-def _check_data(path, state, run):
-    """Refuse other validation data, other data, or another number of callbacks."""
-    saved, now = state.get("split"), run.split.notes if "split" in state else None
-    if saved and saved["validation"] != now["validation"]:
-        before, own = (
-            "validation data of its own" if isinstance(part["validation"], str) else f"validation={part['validation']}"
-            for part in (saved, now)
-        )
-        own = "others" if own == before else own
-        cure = "those" if isinstance(saved["validation"], str) else before
-        raise bad_file(path, f"It belongs to a run with {before}, this one has {own}.", f"Resume with {cure}.")
-    known = "callback_names" in state  # those of our own, such as the one of `distill`, are not the user's affair
-    parts = [state["callback_names"] if known else state["callbacks"], _names(run.callbacks)]
-    counts = [len([name for name in part if not (known and name.startswith("_"))]) for part in parts]
-    if state["samples"] != run.samples or counts[0] != counts[1]:
-        raise bad_file(
-            path,
-            f"It belongs to a run of {state['samples']} training samples and {counts[0]} callbacks, this one has "
-            f"{run.samples} and {counts[1]}.",
-            "Resume with the data, validation split and callbacks that the run was started with.",
-        )
-    if saved and saved["data"] != now["data"]:
-        raise bad_file(
-            path,
-            "It belongs to a run on other data, or on these in another order.",
-            "Resume with the whole data set that the run was started with; what was held out is in the file.",
-        )
-
-
-def _check_settings(path, state, run):
-    """Refuse other settings, and other callbacks where these remember something."""
-    own = run.settings()
-    for name, saved in state.get("settings", {}).items():
-        if name not in own:
-            rule = f"It belongs to a run with {name} = {saved}, which this kind of training does not have."
-            raise bad_file(path, rule, "Resume with the function that started it: fit, distill or mutual.")
-        if saved != own[name]:
-            rule = f"It belongs to a run with {name} = {saved}, this one has {name} = {own[name]}."
-            raise bad_file(path, rule, f"Resume with {name} = {saved}, as the run was started.")
-    now = _names(run.callbacks)
-    before = state.get("callback_names", now)
-    fits = len(state["callbacks"]) == len(now) == len(before) and all(
-        before[i] == now[i] or (saved is None and not hasattr(callback, "load_state_dict"))
-        for i, (saved, callback) in enumerate(zip(state["callbacks"], run.callbacks))
-    )
-    if not fits:
-        raise bad_file(
-            path,
-            f"It belongs to a run with the callbacks {', '.join(before)}; this one has {', '.join(now)}.",
-            "Resume with the callbacks that the run was started with, in their order.",
-        )
-
-
-def _check_length(path, state, run):
-    """Refuse a run that has fewer epochs than were done, or epochs of other length: schedules and pruning count steps."""
-    if run.epochs < state["epoch"]:
-        raise bad_file(
-            path,
-            f"Its run has finished {state['epoch']} epochs, more than epochs = {run.epochs}.",
-            f"epochs counts all, those in the file too: write epochs={state['epoch'] + 10} for 10 more.",
-        )
-    if state["step"] != state["epoch"] * run.steps_per_epoch:
-        steps = max(1, state["step"] // max(1, state["epoch"]))
-        raise bad_file(
-            path,
-            f"Its epochs have {steps} steps, those of this run {run.steps_per_epoch}; schedules and pruning count steps.",
-            f"Resume with the batch size of that run: {-(-state['samples'] // steps)}, or a little more.",
-        )
-
-
-def _check_arrays(path, state, model):
-    """Refuse masks and parameters of other names, shapes or dtypes."""
-    parameters = dict(model.named_parameters())
-    for name, kept in state["masks"].items():
-        if not isinstance(kept, np.ndarray) or kept.dtype != bool:
-            raise bad_file(path, f"Its mask of {name!r} is damaged.", "Start the run anew.")
-        if name not in parameters or parameters[name].shape != kept.shape:
-            raise bad_file(
-                path, f"It masks {name!r}, {kept.shape}, which this model does not have.", "Resume with the same model."
-            )
-    for name, parameter in parameters.items():
-        dtype = getattr(state["model"].get(name), "dtype", parameter.dtype)  # what is missing is told by the model
-        if dtype != parameter.dtype:
-            raise bad_file(
-                path,
-                f"Its {name!r} is {dtype}, that of this model {parameter.dtype}: it would not go on bit for bit.",
-                f"Resume with model.astype(np.{dtype}).",
-            )
-
-
-def _check_arithmetic(path, saved, own):
-    if not own.is_state(saved):
-        raise bad_file(path, "Its precision and loss scale are damaged.", "Start the run anew.")
-    before, now = saved["format"], own.format
-    if before != now:
-        raise bad_file(
-            path, f"It belongs to a run in {before}, this one is in {now}.", f'Resume with precision="{before}".'
-        )
-
-
-@contextmanager
-def _named(path):
-    """Turn what model, optimizer and callbacks (also the user's) raise about a state into an error that names the file."""
-    try:
-        yield
-    except FileFormatError:
-        raise
-    except _ERRORS as error:
-        lines = str(error).split("\n")
-        if len(lines) == 3:  # in the form of the house
-            raise bad_file(path, f"{lines[0]} {lines[1]}", lines[2]) from error
-        rule = f"It does not fit this run: {_first(error)}."
-        raise bad_file(
-            path, rule, "Resume with the model, optimizer and callbacks that the run was started with."
-        ) from error
-
-
-def _first(error):
-    """The first line of an error, with its kind."""
-    return f"{type(error).__name__}: {error!s}".split("\n")[0].rstrip(". ")
-
-
-# ---- putting it in place -------------------------------------------------------------------------------------------
-def _copied(callback, memo):
-    """A copy of a callback that has a state to load, or None."""
-    if not hasattr(callback, "load_state_dict"):
-        return None
-    try:
-        return copy.deepcopy(callback, memo)
-    except _ERRORS:  # it holds a file, a lock, ...
-        return None
-
-
-def _load_callback(callback, saved):
-    if hasattr(callback, "check_state"):
-        callback.check_state(saved)
-    if saved is not None:
-        callback.load_state_dict(saved)
-
-
-def _load_model(state, run):
-    for path, parameter in run.model.named_parameters():
-        others = [c for c in parameter.constraints if not isinstance(c, Mask)]
-        masks = [Mask(state["masks"][path])] if path in state["masks"] else []
-        parameter.constraints[:] = others + masks
-    run.model.load_state_dict(state["model"])
-
-
-def _generator(saved):
-    """A generator in a saved state."""
-    kind = saved["bit_generator"]
-    if kind not in _BIT_GENERATORS:
-        raise ValueError(f"there is no generator {kind!r}")
-    generator = np.random.Generator(getattr(np.random, kind)(0))
-    generator.bit_generator.state = saved
-    if not _same(generator.bit_generator.state, saved):
-        raise ValueError(f"the state of a {kind} is damaged")
-    return generator
-
-
-def _same(a, b):
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    return np.array_equal(a, b)
-
-
-def _masks(model):
-    return {path: c.kept for path, p in model.named_parameters() for c in p.constraints if isinstance(c, Mask)}
-
-
-def _names(callbacks):
-    return [type(callback).__name__ for callback in callbacks]
 
 
 def _take_arrays(value, path, arrays):

@@ -11,6 +11,8 @@ import math
 import numpy as np
 
 from ..explain import first_not_finite
+from ..nn import activations, mode
+from ..tensor import no_grad
 
 
 def not_taken(run, error):
@@ -59,3 +61,20 @@ def check_validation(run):
             "If md.predict(model, validation.x) is finite, keep what the loss divides by, or takes a logarithm of, away from "
             "0. If not, scale these inputs as those of training, and lower the learning rate."
         )
+
+
+def infinite_loss(run, inputs, value):
+    """The error text, with the layers whose activations are largest: that is usually where it began."""
+    with mode(training=False), no_grad(), np.errstate(all="ignore"):
+        try:
+            found = activations(run.model, *inputs)
+        except ValueError:  # layers that round refuse NaN
+            found = {}
+        largest = {path: float(np.abs(out.numpy()).max()) for path, out in found.items()}
+    worst = sorted(largest.items(), key=lambda item: -item[1] if math.isfinite(item[1]) else -math.inf)[:3]
+    return FloatingPointError(
+        f"the loss became {value} in step {run.step + 1} (epoch {run.epoch + 1}); the weights are those before it.\n"
+        f"Training needs finite numbers{run.arithmetic.note()}. "
+        f"Largest activations: {', '.join(f'{p!r}: {v:.3g}' for p, v in worst) or 'not finite'}.\n"
+        "Lower the learning rate, clip gradients (clip_norm=1.0), or scale the inputs."
+    )

@@ -16,11 +16,12 @@ from ..datasets.dataset import check_batch_size
 from ..kernels import all_finite
 from ..kernels.blas import SMALL, WORTH_SPLITTING, OneBlasThread
 from ..kernels.pool import split
-from ..nn import Module, mode, watch
+from ..nn import mode, watch
 from ..nn.graph import check_samples
 from ..nn.module import NeedsTensors, is_watched
 from ..nn.wrong_input import WrongFeatures
 from ..tensor import as_tensor, no_grad, recording
+from .guards import check_model, check_targets
 from .returned import plain_number, rows_of
 from .task import check_last_operation, find_task
 
@@ -202,24 +203,3 @@ def _as_arrays(x):
     parts = x if isinstance(x, tuple) else (x,)
     arrays = tuple(checks.array("predict", "x", part) for part in parts)
     return arrays if isinstance(x, tuple) else arrays[0]
-
-
-def check_model(model, who):
-    if not isinstance(model, Module):
-        raise TypeError(
-            f"{who} got a {type(model).__name__} as the model.\nA model is an nn.Module.\n"
-            f"Pass the model first: md.{who}(model, data)."
-        )
-
-
-def check_targets(data, who):
-    if not isinstance(data, Dataset):
-        raise TypeError(
-            f"{who} got data of type {type(data).__name__}.\nIt takes inputs and targets together.\n"
-            f"Wrap them: md.{who}(model, datasets.Dataset(x, y))."
-        )
-    if data.y is None:
-        raise ValueError(
-            f"{who} got a data set without targets.\nThere is nothing to compare predictions with.\n"
-            "Pass Dataset(x, y); without labels, use md.predict, or distill with alpha=1."
-        )

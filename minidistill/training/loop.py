@@ -13,28 +13,58 @@ import functools
 import math
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from .. import checks
-from ..nn import activations, mode
+from ..datasets.dataset import check_batch_size
+from ..nn import mode
 from ..optim import Adam
-from ..optim.base import Optimizer
 from ..optim.parameters import check_finite
-from ..tensor import no_grad
-from .arithmetic import arithmetic_of
 from .callbacks import as_callbacks
 from .checkpoint import described, load_checkpoint
-from .finite import check_validation, check_weights, not_taken
+from .finite import check_validation, check_weights, infinite_loss, not_taken
+from .guards import (
+    check_augmentation,
+    check_model,
+    check_optimizer,
+    check_ownership,
+    check_targets,
+    warn_of_ended_schedules,
+)
 from .history import History
-from .inference import check_model, check_targets, judge, predict
+from .inference import judge, predict
 from .interrupts import Interrupts
 from .metrics import find_metrics
+from .arithmetic import arithmetic_of
 from .progress import Progress
 from .returned import one_number, one_output
 from .split import Split, split_validation
 from .task import DECISIONS, default_loss, find_task, name_of
+
+
+@dataclass
+class Settings:
+    """What `fit`, ``distill`` and ``mutual`` have in common: their arguments of the same names, checked. See `fit`."""
+
+    epochs: int = 10
+    batch_size: int = 32
+    augment: object = None
+    callbacks: object = ()
+    resume: object = None
+    progress: bool = True
+    precision: object = "float32"
+
+    def __post_init__(self):
+        self.epochs = checks.whole("training", "epochs", self.epochs, "[1, inf)", "how often to pass over the data", 10)
+        check_batch_size(self.batch_size)
+        self.callbacks = as_callbacks(self.callbacks)
+        if self.augment is not None:
+            advice = "Write augment=lambda x, rng: datasets.shift(x, 8, 8, rng=rng)."
+            rule = "a function of (x, rng) that returns inputs"
+            checks.instance("training", "augment", self.augment, Callable, rule, advice)
 
 
 @dataclass
@@ -56,7 +86,7 @@ class Run:
         The streams "shuffle", "augment" and "layers".
     arithmetic : Float32 or Arithmetic
         How it computes, and the loss scale of the moment; see ``arithmetic.py``.
-    others : list of Parameter
+    callback_parameters : list of Parameter
         What callbacks train along with the model.
     loss : Tensor or None
         That of the step, while the tape behind it is there.
@@ -67,9 +97,10 @@ class Run:
     interrupts : Interrupts
         When Ctrl-C is raised.
     split : Split
-        What is held out.
-    settings : callable
-        What a resumed run must share with this one: ``settings()`` is a dict of names and plain values.
+        What it trains and validates on.
+    settings : Settings
+    started_with : callable
+        ``started_with()`` is a dict of names and plain values: what a resumed run must share with this one.
     """
 
     model: object
@@ -80,7 +111,7 @@ class Run:
     samples: int
     generators: dict
     arithmetic: object = None
-    others: list = field(default_factory=list)
+    callback_parameters: list = field(default_factory=list)
     loss: object = None
     skipped: bool = False
     epoch: int = 0
@@ -90,7 +121,8 @@ class Run:
     stopped: bool = False
     interrupts: Interrupts = None
     split: Split = None
-    settings: object = dict
+    settings: Settings = None
+    started_with: object = dict
 
     def stop(self):
         """End the run after this epoch."""
@@ -160,21 +192,13 @@ def fit(
     """
     check_model(model, "fit")
     check_targets(data, "fit")
+    settings = Settings(epochs, batch_size, augment, callbacks, resume, progress, precision)
     check_augmentation("fit", augment)
-    data, held_out, split, rng = split_validation(data, validation, rng, resume, streams=1)
-    history = History()
-    labels = _Labels(data.y, loss, metrics, history)
-
-    def batch_loss(batch):
-        return labels.loss_of(one_output("fit", model, model(*batch_inputs(batch))), batch.y)
-
-    def validate():
-        return judge(labels.task, predict(model, held_out), held_out.y)
-
+    split = split_validation(data, validation, rng, resume, streams=1)
+    labels = _Labels(model, split, loss, metrics)
     return run(
-        model, data, batch_loss, report=labels.report, optimizer=optimizer, validate=validate if held_out else None,
-        epochs=epochs, batch_size=batch_size, augment=augment, callbacks=callbacks, resume=resume, progress=progress, rng=rng,
-        precision=precision, history=history, split=split, settings=labels.settings,
+        model, split, labels.batch_loss, settings, optimizer, labels.validate, report=labels.report,
+        history=labels.history, started_with=labels.started_with,
     )  # fmt: skip
 
 
@@ -185,24 +209,25 @@ class _Labels:
     outputs that the loss was computed from.
     """
 
-    def __init__(self, targets, loss, metrics, history):
-        self.targets, self.loss, self.metrics, self.history = targets, default_loss(targets, loss), metrics, history
-        self.task, self.right = None, []
+    def __init__(self, model, split, loss, metrics):
         find_metrics([] if metrics is None else metrics)  # a wrong one is told before training
+        self.model, self.split, self.metrics, self.history = model, split, metrics, History()
+        self.loss, self.task, self.right = default_loss(split.data.y, loss), None, []
 
-    def loss_of(self, outputs, targets):
+    def batch_loss(self, batch):
         """The loss of a batch, a scalar Tensor."""
+        outputs = one_output("fit", self.model, self.model(*batch_inputs(batch)))
         if self.task is None:
-            self.task = find_task("fit", outputs.shape[1:], self.targets, self.loss, self.metrics)
+            self.task = find_task("fit", outputs.shape[1:], self.split.data.y, self.loss, self.metrics)
             self.history.loss_name, self.history.task = name_of(self.loss), self.task.kind
-        value = self.loss(outputs, targets)
+        value = self.loss(outputs, batch.y)
         if self.task.kind in DECISIONS:
-            self.right.append(self.task.right(outputs.data, targets))
+            self.right.append(self.task.right(outputs.data, batch.y))
         return value
 
-    def settings(self):
-        """What a resumed run must share with this one."""
-        return {"loss": described(self.loss), "metrics": described(self.metrics)}
+    def validate(self, held_out):
+        """{"loss" and metrics: their values on validation data}."""
+        return judge(self.task, predict(self.model, held_out), held_out.y)
 
     def report(self):
         """{"accuracy": share of right decisions} since the last call; empty where nothing is decided."""
@@ -210,45 +235,69 @@ class _Labels:
         self.right.clear()
         return share
 
+    def started_with(self):
+        """What a resumed run must share with this one."""
+        return {"loss": described(self.loss), "metrics": described(self.metrics)}
+
 
 def run(
-    model, data, batch_loss, *, optimizer, validate, epochs, batch_size, augment, callbacks, resume, progress, rng,
-    report=dict, precision="float32", others=(), history=None, split=None, settings=dict,
+    model, split, batch_loss, settings, optimizer, validate, *, report=dict, callback_parameters=(), history=None,
+    started_with=dict,
 ):  # fmt: skip
-    """The loop itself; see `fit`.
+    """The loop itself.
 
-    ``batch_loss(batch)`` is a scalar Tensor; ``validate()`` (or None) and ``report()`` are dicts of numbers, asked for once
-    at the end of each epoch: what was measured on the validation data, and what was counted while training. ``others`` are
-    parameters whose optimizer is a callback's, ``history`` an empty `History` that the caller writes into as well, ``split``
-    where ``data`` come from, if not from the caller as they are. ``settings()`` are names and plain values that a resumed run
-    must share.
+    Parameters
+    ----------
+    model : Module
+    split : Split
+        Of `split_validation`, with one generator to spare.
+    batch_loss : callable
+        ``batch_loss(batch)`` is a scalar Tensor.
+    settings : Settings
+    optimizer : Optimizer or None
+        As in `fit`.
+    validate, report : callable
+        ``validate(held_out)`` and ``report()`` are dicts of numbers, asked for once at the end of each epoch: what is
+        measured on the validation data, if there are any, and what was counted while training.
+    callback_parameters : list of Parameter
+        Those whose optimizer is a callback's.
+    history : History, optional
+        An empty one that the caller writes into as well.
+    started_with : callable
+        ``started_with()`` is a dict of names and plain values that a resumed run must share, beside the settings.
+
+    Returns
+    -------
+    History
     """
-    epochs = checks.whole("training", "epochs", epochs, "[1, inf)", "how often to pass over the data", 10)
-    callbacks = as_callbacks(callbacks)
     optimizer = Adam(model.parameters(), lr=3e-3) if optimizer is None else check_optimizer("training", optimizer)
     check_ownership(model, optimizer)
-    data.batches(batch_size)  # a wrong batch size is told before anything else
-    streams = dict(zip(("shuffle", "augment", "layers"), checks.generator("training", rng).spawn(3)))
-    steps = math.ceil(len(data) / batch_size)
-    arithmetic = arithmetic_of(precision, model)
-    split = split or split_validation(data, None, None, resume)[2]
-    kind, batch = type(optimizer).__name__, min(int(batch_size), len(data))
-    own = {"batch_size": batch, "optimizer": kind, "augment": described(augment)}
-    shared = functools.cache(lambda: own | settings())  # at the first checkpoint, once: it may take a while
-    state = Run(model, optimizer, callbacks, epochs, steps, len(data), streams, arithmetic, list(others), split=split,
-                settings=shared)  # fmt: skip
-    state.history = History() if history is None else history
-    if resume is not None:
-        load_checkpoint(resume, state)
-    warn_of_ended_schedules(optimizer, steps * (epochs - state.epoch))
-    bar = Progress(progress, epochs, steps, state.step)
+    samples = len(split.data)
+    streams = dict(zip(("shuffle", "augment", "layers"), split.generators[0].spawn(3)))
+
+    @functools.cache  # at the first checkpoint, once: it may take a while
+    def all_started_with():
+        names = [type(c).__name__ if hasattr(c, "load_state_dict") else "stateless" for c in settings.callbacks]
+        batch_size, kind = min(int(settings.batch_size), samples), type(optimizer).__name__
+        own = {"batch_size": batch_size, "optimizer": kind, "augment": described(settings.augment)}
+        return {**split.started_with(), **started_with(), **own, "callbacks": names}
+
+    state = Run(
+        model, optimizer, settings.callbacks, settings.epochs, math.ceil(samples / settings.batch_size), samples, streams,
+        arithmetic_of(settings.precision, model), list(callback_parameters), split=split, settings=settings,
+        started_with=all_started_with, history=History() if history is None else history,
+    )  # fmt: skip
+    if settings.resume is not None:
+        load_checkpoint(settings.resume, state)
+    warn_of_ended_schedules(optimizer, state.steps_per_epoch * (state.epochs - state.epoch))
+    bar = Progress(settings.progress, state.epochs, state.steps_per_epoch, state.step)
     with Interrupts(state) as state.interrupts:
         state.tell("on_train_begin")
-        if resume is not None and (state.epoch == epochs or state.stopped):
-            _warn_finished(resume, state)
+        if state.epoch == state.epochs or (state.epoch and state.stopped):
+            _warn_finished(state)
         try:
-            while state.epoch < epochs and not state.stopped:
-                _epoch(state, data, batch_loss, validate, report, batch_size, augment, bar)
+            while state.epoch < state.epochs and not state.stopped:
+                _epoch(state, batch_loss, validate, report, bar)
             state.history.stopped_early = state.stopped
         except KeyboardInterrupt as interrupt:
             state.interrupts.mark(interrupt)
@@ -259,12 +308,12 @@ def run(
     return state.history
 
 
-def _epoch(state, data, batch_loss, validate, report, batch_size, augment, bar):
+def _epoch(state, batch_loss, validate, report, bar):
     """One pass over the data, the validation after it, and the report."""
-    began, total = time.perf_counter(), 0.0
+    began, total, augment = time.perf_counter(), 0.0, state.settings.augment
     lr = state.optimizer.lr
     state.tell("on_epoch_begin")
-    for batch in data.batches(batch_size, rng=state.generators["shuffle"]):
+    for batch in state.split.data.batches(state.settings.batch_size, rng=state.generators["shuffle"]):
         state.interrupts.check()
         if augment is not None:
             batch = batch._replace(x=augment(batch.x, state.generators["augment"]))
@@ -272,10 +321,11 @@ def _epoch(state, data, batch_loss, validate, report, batch_size, augment, bar):
         total += value * len(batch.index)
         bar.step(value)
         state.tell("on_step_end")
-    state.logs = {"loss": total / len(data), **report()}
+    state.logs = {"loss": total / state.samples, **report()}
     check_weights(state)
-    if validate is not None:
-        state.logs |= {f"validation_{name}": value for name, value in state.interrupts.let_in(validate).items()}
+    if state.split.held_out is not None:
+        measured = state.interrupts.let_in(lambda: validate(state.split.held_out))
+        state.logs |= {f"validation_{name}": value for name, value in measured.items()}
         check_validation(state)
     state.logs |= {**state.arithmetic.report(), "lr": lr, "seconds": time.perf_counter() - began}
     state.epoch += 1
@@ -295,14 +345,13 @@ def _step(state, batch, batch_loss):
         raise not_taken(state, error) from error
     value = state.loss.item()
     if not math.isfinite(value):
-        raise FloatingPointError(_not_finite(state, batch, value))
+        raise infinite_loss(state, batch_inputs(batch), value)
     state.tell("on_loss")
     state.skipped = not state.arithmetic.backward(state)
     if not state.skipped:
+        trained_by_callbacks = state.callback_parameters
         try:
-            check_finite(
-                state.others, [p.grad for p in state.others], "an objective"
-            )  # of which a callback takes the step
+            check_finite(trained_by_callbacks, [p.grad for p in trained_by_callbacks], "an objective")
             state.optimizer.step()
         except FloatingPointError as error:
             raise not_taken(state, error) from error
@@ -311,98 +360,19 @@ def _step(state, batch, batch_loss):
     return value
 
 
-def _not_finite(state, batch, value):
-    """The error text, with the layers whose activations are largest: that is usually where it began."""
-    with mode(training=False), no_grad(), np.errstate(all="ignore"):
-        try:
-            found = activations(state.model, *batch_inputs(batch))
-        except ValueError:  # layers that round refuse NaN
-            found = {}
-        largest = {path: float(np.abs(out.numpy()).max()) for path, out in found.items()}
-    worst = sorted(largest.items(), key=lambda item: -item[1] if math.isfinite(item[1]) else -math.inf)[:3]
-    return (
-        f"the loss became {value} in step {state.step + 1} (epoch {state.epoch + 1}); the weights are those before it.\n"
-        f"Training needs finite numbers{state.arithmetic.note()}. "
-        f"Largest activations: {', '.join(f'{p!r}: {v:.3g}' for p, v in worst) or 'not finite'}.\n"
-        "Lower the learning rate, clip gradients (clip_norm=1.0), or scale the inputs."
-    )
-
-
-def _warn_finished(path, state):
+def _warn_finished(state):
     """Say that a resumed run has nothing left to do."""
     if state.stopped:
         how, cure = "was stopped by a callback", "Give that one more patience to go on, EarlyStopping(patience=20)."
     else:
-        more = f"write epochs={state.epoch + 10} for 10 more."
-        how, cure = "is finished", f"epochs counts all, those in the file too: {more}"
-    warnings.warn(f"The run in {path} {how} after {state.epoch} epochs: nothing is trained.\n{cure}", stacklevel=4)
-
-
-def check_augmentation(who, augment):
-    """Refuse an augmentation after which the labels are no longer right, where labels are used."""
-    if augment is not None and not callable(augment):
-        raise TypeError(
-            f"{who} got augment = {augment!r}.\nIt is a function of (x, rng) that returns inputs.\n"
-            "Write augment=lambda x, rng: datasets.shift(x, 8, 8, rng=rng)."
+        how, cure = (
+            "is finished",
+            f"epochs counts all, those in the file too: write epochs={state.epoch + 10} for 10 more.",
         )
-    if getattr(augment, "changes_labels", False):
-        raise ValueError(
-            f"{who} got {augment!r}, and needs labels.\nIt makes samples that the labels do not belong to; a teacher "
-            "can answer for them.\nDistil without labels, distill.distill(teacher, student, data, alpha=1.0, "
-            "augment=...), or leave it out."
-        )
+    told = f"The run in {state.settings.resume} {how} after {state.epoch} epochs: nothing is trained.\n{cure}"
+    warnings.warn(told, stacklevel=4)
 
 
 def batch_inputs(batch):
     """The inputs of a batch as a tuple, whether there is one or several."""
     return batch.x if isinstance(batch.x, tuple) else (batch.x,)
-
-
-def check_optimizer(who, optimizer):
-    """The optimizer, if it is one: no name, no class that was not called."""
-    rule = "an optimizer, made over the parameters that it is to train"
-    advice = "Write optimizer=optim.Adam(model.parameters(), lr=1e-3)."
-    return checks.instance(who, "optimizer", optimizer, Optimizer, rule, advice)
-
-
-def check_ownership(model, optimizer):
-    """Refuse an optimizer that would train nothing of this model; warn of parameters that are too new for it to know."""
-    own, held = {id(p) for p in model.parameters()}, {id(p) for p in optimizer.parameters}
-    foreign = [p for p in optimizer.parameters if id(p) not in own]
-    if foreign and len(foreign) == len(optimizer.parameters):
-        raise ValueError(
-            f"training got an optimizer over {len(foreign)} parameters, none of which belong to the model.\n"
-            "It would change something else, and the model not at all.\n"
-            "Make it from this model, after copying or replacing layers: optim.Adam(model.parameters())."
-        )
-    late = [
-        name
-        for name, p in model.named_parameters()
-        if p.requires_grad and id(p) not in held and p.made > optimizer.made
-    ]
-    if late:
-        more = f" and {len(late) - 6} more" if len(late) > 6 else ""
-        warnings.warn(
-            f"training got an optimizer that is older than these parameters: {', '.join(map(repr, late[:6]))}{more}.\n"
-            "It does not hold them, so they stay as they are.\n"
-            "Make it after the layers, optim.Adam(model.parameters()); or set requires_grad = False, if they are to rest.",
-            UserWarning,
-            stacklevel=4,  # where fit or distill was called
-        )
-
-
-def warn_of_ended_schedules(optimizer, steps):
-    """One warning if a schedule, over since an earlier training, leaves the rate at 0 in all steps of this one."""
-    done = optimizer.step_count
-    for schedule in (group["lr"] for group in optimizer.groups if callable(group["lr"])):
-        if steps == 0 or any(schedule(step) != 0 for step in range(done, done + steps)):
-            continue
-        if highest := max(map(schedule, range(done)), default=0):
-            kind = type(optimizer).__name__
-            warnings.warn(
-                f"training got an optimizer whose schedule is over: the rate is 0 in all {steps} steps from step {done}.\n"
-                "A schedule counts the steps of its optimizer, those of earlier trainings too, and nothing is learned now.\n"
-                f"Make a new optimizer: optim.{kind}(model.parameters(), lr=optim.cosine({highest:g}, {steps})).",
-                stacklevel=4,
-            )
-            return

@@ -10,45 +10,37 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from functools import cached_property
+from dataclasses import dataclass
 
 import numpy as np
 
 from .. import checks
 from ..datasets import Dataset
-from .checkpoint import read_checkpoint
+from .checkpoint import errors_of, read_checkpoint
 
 
+@dataclass
 class Split:
-    """Training data and held-out data.
+    """What is trained on, and what is held out.
 
     Attributes
     ----------
-    data : Dataset
-        To train on.
-    held_out : Dataset or None
-        To validate on.
+    data, held_out : Dataset
+        ``held_out`` is None if nothing is validated.
+    positions : dict of str to ndarray
+        "train" and "held_out": where both stand in the data that were split; None if none were.
+    started_with : callable
+        ``started_with()`` says what a resumed run must be given again: hashes of the data and, unless it was a fraction, of
+        the validation data. It reads every byte: a part would not tell that two rows changed places.
+    generators : list of np.random.Generator
+        As many as were asked for.
     """
 
-    def __init__(self, whole, validation=None, train=None, held_out=None):
-        self._whole, self._validation = whole, validation
-        self._train, self._held_out = train, held_out  # positions, if the validation data are a fraction
-        drawn = train is not None
-        self.data, self.held_out = (whole[train], whole[held_out]) if drawn else (whole, validation)
-
-    @cached_property
-    def notes(self):
-        """What a later run must be given again: fingerprints of the data, and the fraction if there is one.
-
-        Every byte is read, once a run and only if there is a checkpoint: a part of the data would not tell that two rows
-        changed places.
-        """
-        validation = fingerprint(self._validation) if isinstance(self._validation, Dataset) else self._validation
-        return {"data": fingerprint(self._whole), "validation": validation}
-
-    def state_dict(self):
-        """What a checkpoint holds."""
-        return {**self.notes, "train": self._train, "held_out": self._held_out}
+    data: Dataset
+    held_out: Dataset | None
+    positions: dict
+    started_with: object
+    generators: list
 
 
 def split_validation(data, validation, rng, resume=None, streams=0):
@@ -69,51 +61,55 @@ def split_validation(data, validation, rng, resume=None, streams=0):
 
     Returns
     -------
-    list
-        Training data, validation data or None, the `Split` with both, and the generators.
+    Split
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If the fraction is none.
     FileFormatError
         If the file is no checkpoint.
     """
-    drawing, *rest = checks.generator("training", rng).spawn(1 + streams)
-    if validation is None or isinstance(validation, Dataset):
-        split = Split(data, validation)
-    elif isinstance(validation, float) and 0 < validation < 1:
-        held_out, train = Dataset(np.arange(len(data))).split(validation, rng=drawing)
-        split = Split(data, validation, train.x, held_out.x)
-    else:
-        raise ValueError(
-            f"training got validation = {validation!r}.\nIt is a fraction in (0, 1), or a Dataset.\n"
-            "Write validation=0.1 to hold out a tenth."
-        )
-    split = split if resume is None else _resumed(split, data, validation, resume)
-    return [split.data, split.held_out, split, *rest]
+    drawing, *generators = checks.generator("training", rng).spawn(1 + streams)
+    train = held_out = None
+    parts = data, validation
+    if not (validation is None or isinstance(validation, Dataset)):
+        meaning = "the fraction to hold out, or a Dataset"
+        validation = float(checks.number("training", "validation", validation, "(0, 1)", meaning, 0.1))
+        drawn = Dataset(np.arange(len(data))).split(validation, rng=drawing)
+        held_out, train = [part.x for part in drawn] if resume is None else _resumed(resume, *drawn)
+        parts = data[train], data[held_out]
+
+    def started_with():
+        held = fingerprint(validation) if isinstance(validation, Dataset) else validation
+        return {"data, in their order": fingerprint(data), "validation": held}
+
+    return Split(*parts, {"train": train, "held_out": held_out}, started_with, generators)
 
 
-def _resumed(split, data, validation, resume):
-    """The split of the run in the file, or that of this one if it is the same or the file is too old to know."""
-    saved = read_checkpoint(resume).get("split")
-    if saved is None and isinstance(validation, float):
+def _resumed(path, held_out, train):
+    """Positions held out and trained on by the run in a file; those drawn now if it has none, or has other data."""
+    saved = read_checkpoint(path).get("split")
+    with errors_of(path):
+        if saved is not None and saved["train"] is not None:
+            everyone = np.sort(np.concatenate([saved["held_out"], saved["train"]]))
+            if np.array_equal(everyone, np.arange(len(train) + len(held_out))):
+                return saved["held_out"], saved["train"]
+    if saved is None:
         warnings.warn(
-            f"{resume} was written before checkpoints held their validation split: it is drawn anew.\nWith another rng, a "
+            f"{path} was written before checkpoints held their validation split: it is drawn anew.\nWith another rng, a "
             "Generator, or data in another order, samples are held out that this model was trained on.\n"
             "Pass the rng (an int), the data and the fraction that the run was started with.",
             stacklevel=4,
         )
-    if saved is None or saved["train"] is None or any(saved[name] != note for name, note in split.notes.items()):
-        return split  # of other data: `load_checkpoint` refuses them
-    return Split(data, validation, saved["train"], saved["held_out"])
+    return held_out.x, train.x
 
 
 def fingerprint(data):
-    """A hash of all inputs and targets of a data set: their order, shapes, dtypes and bytes."""
+    """How many samples there are, and a hash of all inputs and targets: their order, shapes, dtypes and bytes."""
     digest = hashlib.sha256()
     for array in (*data.inputs, data.y):
         if array is not None:
             digest.update(f"{array.dtype.str} {array.shape} ".encode())
             digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()
+    return f"{len(data)} samples with the hash {digest.hexdigest()[:16]}"
