@@ -59,8 +59,7 @@ def distill(
         Targets may be None (a transfer set) if no objective needs labels, as with ``alpha=1``. Class ids mean the same for
         both models: a teacher that seems to have its classes in another order than the labels is warned of.
     temperature, alpha : float or schedule
-        See `kd_loss`. Not used if an objective is given. A schedule is a function of the step count, as in
-        ``optim.schedules``.
+        See `kd_loss`. Not used if an objective is given.
     objective : objective or list of objectives, optional
         Terms that are added up; see ``objective.py``. The default, `KnowledgeDistillation`, is the same as
         ``[SoftTargets(temperature, weight=alpha), HardLabels(weight=1 - alpha)]``, in one kernel.
@@ -83,9 +82,8 @@ def distill(
     Raises
     ------
     ValueError
-        If teacher and student share parameters, the optimizer owns none of the student's, labels are missing, a setting is
-        out of range, the classes differ, the teacher returns probabilities or answers differently each time, or the cache
-        belongs to another teacher or to other data. Nothing is trained then.
+        If teacher, student, data, objective, optimizer or cache do not fit together, or the teacher returns probabilities or
+        answers differently each time. Nothing is trained then.
     TypeError
         If a model is no Module, or the data no Dataset.
     KeyboardInterrupt

@@ -23,6 +23,7 @@ from ..datasets.dataset import check_batch_size
 from ..nn import mode
 from ..optim import Adam
 from ..optim.parameters import check_finite
+from .arithmetic import arithmetic_of
 from .callbacks import as_callbacks
 from .checkpoint import described, load_checkpoint
 from .finite import check_validation, check_weights, infinite_loss, not_taken
@@ -38,7 +39,6 @@ from .history import History
 from .inference import judge, predict
 from .interrupts import Interrupts
 from .metrics import find_metrics
-from .arithmetic import arithmetic_of
 from .progress import Progress
 from .returned import one_number, one_output
 from .split import Split, split_validation
