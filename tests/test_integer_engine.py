@@ -109,7 +109,7 @@ def test_integer_only_requantization_differs_by_a_step_at_most():
     with integers_only():
         a, b = plain.layers[0].infer(x), integer.layers[0].infer(x)
     assert np.abs(a.q.astype(int) - b.q).max() <= 1
-    ready = integer.layers[0]._ready
+    ready = integer.layers[0]._arguments
     expected = reference.requantize_integer(
         integer.layers[0].integer_sums(x), ready.multiplier, ready.shift, *ready.target
     )

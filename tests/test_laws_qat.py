@@ -15,7 +15,7 @@ from minidistill.kernels import weight_steps
 from minidistill.nn import mode
 from minidistill.quantize import QATDense, QuantizedDense, integers_only
 from minidistill.quantize.affine import bias_room
-from minidistill.quantize.simulated import RoundedWeight, SimulatedTensor, exact_sums
+from minidistill.quantize.simulated_quantization import RoundedWeight, SimulatedTensor, exact_sums
 
 F = np.float32
 

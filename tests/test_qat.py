@@ -14,7 +14,7 @@ from minidistill.datasets import Dataset
 from minidistill.files import FileFormatError
 from minidistill.nn import mode
 from minidistill.quantize import ActivationDelay, QATDense, QATDropout, QATEmbedding, QATReLU
-from minidistill.quantize.simulated import Dropped, SimulatedTensor
+from minidistill.quantize.simulated_quantization import Dropped, SimulatedTensor
 from minidistill.training import Checkpoint
 
 F = np.float32

@@ -6,7 +6,7 @@ float layer and the mean input of the quantized one, as it rounds it, are all th
 order of computation, each with the inputs that the corrected layers before it give; so the shift of an input is taken back
 too.
 
-Read ``layers.py`` and ``partial.py`` before this file. Shapes: K inputs, M outputs.
+Read ``integer_layers.py`` and ``weight_only.py`` before this file. Shapes: K inputs, M outputs.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 
 from ..kernels import dequantize, matmul, quantize, quantize_rows
 from ..training.inference import watch_inputs
-from .layers import QuantizedDense
-from .partial import DynamicDense
+from .integer_layers import QuantizedDense
+from .weight_only import DynamicDense
 
 
 def correct_biases(model, twin, layers, calibration, batch_size=256):

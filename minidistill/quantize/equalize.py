@@ -14,7 +14,7 @@ All return a new model, float as the one given, for `post_training`. Masks stay:
 Given up: units of layers that are called twice, share a weight or bias, go anywhere else (the model's output, an operation of
 the model's own), or have a constraint other than a mask. These keep their scale, and so do the model's inputs. The layer that
 follows does not absorb large biases, as it does in the paper of `equalize`; they count as weights do instead. Read
-``nn/graph.py`` and ``edges.py`` before this file. Shapes: M units of a layer, which are inputs of those that take them.
+``nn/graph.py`` and ``consumers.py`` before this file. Shapes: M units of a layer, which are inputs of those that take them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..nn import Dense, Mask, Module, Parameter, example_inputs, trace
 from ..nn.forward_only import refuse_converted, replaceable
 from ..training import predict
 from ..training.inference import watch_inputs
-from .edges import takers_of
+from .consumers import consumers_of
 
 HOMOGENEOUS = ("relu", "leaky_relu")  # f(x / s) = f(x) / s for s > 0
 ROUNDS, SETTLED = 100, 1e-4  # of `equalize`: at most so many; until no unit is scaled by more than this part
@@ -43,7 +43,7 @@ class Units(NamedTuple):
     """The units of one layer that can be scaled: where they are made, and who takes them."""
 
     producer: Dense
-    takers: list
+    consumers: list
 
     def scale(self, s):
         """Divide the units by s (M,), float64 and positive; those who take them make up for it."""
@@ -51,8 +51,8 @@ class Units(NamedTuple):
             for parameter in (self.producer.weight, self.producer.bias):
                 if parameter is not None:
                     parameter.assign(parameter.data / s)
-            for taker in self.takers:
-                taker.weight.assign(taker.weight.data * s[:, None])
+            for consumer in self.consumers:
+                consumer.weight.assign(consumer.weight.data * s[:, None])
 
     def weights(self):
         """The largest weight that makes each unit, (M,)."""
@@ -64,8 +64,10 @@ class Units(NamedTuple):
         return self.weights() if bias is None else np.maximum(self.weights(), np.abs(bias.data.astype(np.float64)))
 
     def taken(self):
-        """The largest weight that takes each unit, (M,), over all takers."""
-        return np.max([np.abs(taker.weight.data.astype(np.float64)).max(axis=1) for taker in self.takers], axis=0)
+        """The largest weight that takes each unit, (M,), over all consumers."""
+        return np.max(
+            [np.abs(consumer.weight.data.astype(np.float64)).max(axis=1) for consumer in self.consumers], axis=0
+        )
 
 
 def equalize(model, example=None):
@@ -144,10 +146,12 @@ def smooth(model, calibration, alpha=0.5, batch_size=256):
         )
     inputs = calibration.x if isinstance(calibration, Dataset) else calibration
     twin, units = _copy(model, "smooth", inputs)
-    largest = _largest_inputs(twin, [taker for unit in units for taker in unit.takers], calibration, batch_size)
+    largest = _largest_inputs(
+        twin, [consumer for unit in units for consumer in unit.consumers], calibration, batch_size
+    )
     # Backwards: a unit's outgoing weights are those that its layer has once its own units are scaled.
     for unit in reversed(units):
-        arriving = _expected(np.max([largest[id(taker)] for taker in unit.takers], axis=0), unit.weights())
+        arriving = _expected(np.max([largest[id(consumer)] for consumer in unit.consumers], axis=0), unit.weights())
         unit.scale(_where_both(arriving, unit.taken(), lambda x, w: x**alpha / w ** (1 - alpha)))
     return _checked(model, twin, "smooth", inputs)
 
@@ -215,9 +219,9 @@ def _copy(model, who, example):
     nodes = {id(node): node.name for node in graph.layers if any(node.module is layer for layer in free)}
     for node in graph.layers:
         if id(node) in nodes and node.module.activation in (None, *HOMOGENEOUS):
-            takers, _ = takers_of(graph, node, nodes, HOMOGENEOUS)
-            if takers and None not in takers:
-                units.append(Units(node.module, [dense[path] for path in takers]))
+            consumers, _ = consumers_of(graph, node, nodes, HOMOGENEOUS)
+            if consumers and None not in consumers:
+                units.append(Units(node.module, [dense[path] for path in consumers]))
     if not units:
         raise ValueError(
             f"{who} found no units to scale.\nThey come from a Dense layer that feeds only Dense layers, through nothing but "

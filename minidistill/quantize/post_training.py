@@ -2,8 +2,8 @@
 
 Static quantization runs the model once over calibration data; an observer at each `Dense` sees what comes in (``nn.watch``,
 so that any module works, not only `Sequential`). Then the graph says which layers only feed integer layers: these give uint8
-at the scale of the layer that takes it. Dynamic and weight-only quantization need no data. Read ``layers.py``,
-``partial.py`` and ``edges.py`` before this file.
+at the scale of the layer that takes it. Dynamic and weight-only quantization need no data. Read ``integer_layers.py``,
+``weight_only.py`` and ``consumers.py`` before this file.
 
 The trace sees one path, and not everything (``nn/graph.py``). So the calibration data runs through the new model too, and a
 layer whose integers something asked to be floats gives floats from then on.
@@ -21,13 +21,13 @@ from ..training import predict
 from ..training.inference import watch_inputs
 from .affine import weight_limit
 from .bias_correction import correct_biases
-from .edges import integer_edges, takes_inputs
-from .features import Features
-from .integers import asked_for_floats
-from .layers import QuantizedDense, QuantizedReLU
+from .consumers import integer_edges, takes_inputs
+from .feature_ranges import FeatureRanges
+from .integer_layers import QuantizedDense, QuantizedReLU
 from .observers import make_observer
-from .partial import DynamicDense, QuantizedEmbedding, WeightOnlyDense
+from .quantized_tensor import watch_float_reads
 from .rounding import make_rounding
+from .weight_only import DynamicDense, QuantizedEmbedding, WeightOnlyDense
 
 MODES = ("static", "dynamic", "weight_only")
 
@@ -104,7 +104,7 @@ def post_training(
     for path, layer in made.items():
         twin = replace(twin, path, layer)
     if mode == "static" and layers:
-        _separate(twin, layers, calibration, batch_size)
+        _give_floats_where_read(twin, layers, calibration, batch_size)
     if bias_correction:
         correct_biases(model, twin, layers, calibration, batch_size)
     return twin.eval()
@@ -165,8 +165,8 @@ def _static(model, layers, calibration, observers, settings, integer_only):
     for path, layer in layers.items():
         places = {"after_integers": path in follows, "integer_only": integer_only}
         made[path] = QuantizedDense.from_dense(layer, observers[path], **settings[path], **places)
-    for path, (takers, relus) in edges.items():
-        targets = {(float(made[p].input_scale[0]), int(made[p].input_zero_point[0])) for p in takers}
+    for path, (consumers, relus) in edges.items():
+        targets = {(float(made[p].input_scale[0]), int(made[p].input_zero_point[0])) for p in consumers}
         if len(targets) == 1:  # one tensor, seen by all of them
             _join(made, path, targets.pop(), relus)
     return made
@@ -184,20 +184,20 @@ def _join(made, path, target, relus):
         layer.give_floats()
 
 
-def _separate(twin, layers, calibration, batch_size):
+def _give_floats_where_read(twin, layers, calibration, batch_size):
     made = {path: layer for path, layer in twin.named_modules() if isinstance(layer, QuantizedDense)}
-    for path in asked_layers(twin, made, calibration, batch_size):
+    for path in layers_read_as_floats(twin, made, calibration, batch_size):
         made[path].activation = layers[path].activation  # without the relu that follows
         made[path].give_floats()
 
 
-def asked_layers(model, layers, inputs, batch_size):
+def layers_read_as_floats(model, layers, inputs, batch_size):
     """Run a new model over data, and yield the paths of layers whose integers something asked to be floats.
 
     The caller lets these give floats; then it is run again, until there are none.
     """
     while True:
-        with asked_for_floats() as asked, watch(_unchanged):  # a watched model stays on this thread
+        with watch_float_reads() as asked, watch(_unchanged):  # a watched model stays on this thread
             predict(model, inputs, batch_size)
         found = [path for path, layer in layers.items() if any(layer is maker for maker in asked)]
         yield from found
@@ -228,7 +228,7 @@ def calibrate(model, layers, calibration, observer, rounding, settings, batch_si
         )
 
     check_samples(model, calibration)
-    features = {path: Features(path) for path in (takes_inputs(model, layers, calibration) if observers else ())}
+    features = {path: FeatureRanges(path) for path in (takes_inputs(model, layers, calibration) if observers else ())}
 
     def see(path, rows):
         for watching in (observers, roundings, features):

@@ -1,10 +1,11 @@
 """Quantization-aware training: a float model made ready for it, and made an integer model afterwards.
 
-In between it is trained by `fit` or ``distill`` like any other model: the rounding is in its layers, `simulated.py` says how
-gradients pass. In eval mode it gives what the converted model gives, bit for bit: what is validated is what is deployed.
+In between it is trained by `fit` or ``distill`` like any other model: the rounding is in its layers, and
+``simulated_quantization.py`` says how gradients pass. In eval mode it gives what the converted model gives, bit for bit: what
+is validated is what is deployed.
 
-Which layers hand integers to one another is decided here, before training, by the graph of the float model (``edges.py``),
-and conversion keeps to it. Read ``qat_layers.py`` before this file.
+Which layers hand integers to one another is decided here, before training, by the graph of the float model
+(``consumers.py``), and conversion keeps to it. Read ``qat_layers.py`` before this file.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from numbers import Integral
 import numpy as np
 
 from ..nn import Dropout, Module, example_inputs, replace
-from .edges import integer_edges
+from .consumers import integer_edges
 from .observers import MovingAverage
-from .post_training import asked_layers, bits_of, calibrate, quantizable
+from .post_training import bits_of, calibrate, layers_read_as_floats, quantizable
 from .qat_layers import FIXED, OBSERVE, QUANTIZE, QATDense, QATDropout, QATEmbedding, QATReLU
 
 
@@ -84,8 +85,8 @@ def prepare_qat(
     edges, follows = integer_edges(model, layers, inputs) if layers else ({}, set())
     qat = model.copy()
     for path, bits_of_layer in settings.items():
-        takers, relus = edges.get(path, ((), ()))
-        places = {"gives_integers": bool(takers), "relu_follows": bool(relus), "after_integers": path in follows}
+        consumers, relus = edges.get(path, ((), ()))
+        places = {"gives_integers": bool(consumers), "relu_follows": bool(relus), "after_integers": path in follows}
         layer = QATDense.from_dense(qat.get(path), bits=bits_of_layer, **options, **places)
         qat = replace(qat, path, layer)
         for relu in relus:
@@ -98,7 +99,7 @@ def prepare_qat(
     _share_grids(qat, edges, layers)
     for path, (low, high) in ranges.items():
         qat.get(path).widen(low, high)
-    _separate(qat, inputs, batch_size)
+    _give_floats_where_read(qat, inputs, batch_size)
     return qat
 
 
@@ -220,24 +221,24 @@ def _share_grids(qat, edges, layers):
     Layers that take the same result share theirs, and so do all results that one layer takes.
     """
     group = {path: path for path in layers}  # each layer's input: by whose range it goes
-    for takers, _ in edges.values():
-        joined = {group[taker] for taker in takers}
-        group = {path: group[takers[0]] if first in joined else first for path, first in group.items()}
+    for consumers, _ in edges.values():
+        joined = {group[consumer] for consumer in consumers}
+        group = {path: group[consumers[0]] if first in joined else first for path, first in group.items()}
     for path in layers:
         first, layer = qat.get(group[path]), qat.get(path)
         layer.input_range, layer.input_reach = first.input_range, first.input_reach
-    for path, (takers, _) in edges.items():
-        taker, layer = qat.get(takers[0]), qat.get(path)
-        layer.output_range, layer.output_reach = taker.input_range, taker.input_reach
+    for path, (consumers, _) in edges.items():
+        consumer, layer = qat.get(consumers[0]), qat.get(path)
+        layer.output_range, layer.output_reach = consumer.input_range, consumer.input_reach
 
 
-def _separate(qat, inputs, batch_size):
+def _give_floats_where_read(qat, inputs, batch_size):
     """Let layers give floats whose integers something asked to be floats."""
     layers = {path: layer for path, layer in qat.named_modules() if isinstance(layer, QATDense)}
     unknown = [layer.input_range for layer in layers.values() if layer.input_range[0] > layer.input_range[1]]
     for ends in unknown:
         ends[:] = -1, 1  # any will do: only who takes what is looked at
-    for path in asked_layers(qat, layers, inputs, batch_size):
+    for path in layers_read_as_floats(qat, layers, inputs, batch_size):
         layers[path].output_range, layers[path].output_reach, layers[path].relu_follows = None, None, False
     for ends in unknown:
         ends[:] = np.inf, -np.inf

@@ -5,7 +5,7 @@ would at that moment. Its activations are rounded to a range that moves while tr
 in eval mode. The range of what a layer gives is the range of the layers that take it: one array, which both hold.
 
 Given up: a weight that the model's own ``forward`` uses a second time is the float one here, and the rounded one after
-conversion. Read ``simulated.py`` and ``nn/layers.py`` before this file, ``qat.py`` after it.
+conversion. Read ``simulated_quantization.py`` and ``nn/layers.py`` before this file, ``qat.py`` after it.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ from .affine import (
     warn_of_bias,
     weight_limit,
 )
-from .layers import QuantizedDense, QuantizedReLU
+from .integer_layers import QuantizedDense, QuantizedReLU
 from .observers import MovingAverage, moving_average
-from .partial import QuantizedEmbedding, check_table_bits
-from .simulated import (
+from .simulated_quantization import (
     Dropped,
     Grid,
     RoundedWeight,
@@ -44,6 +43,7 @@ from .simulated import (
     simulated_dense,
     unrounded,
 )
+from .weight_only import QuantizedEmbedding, check_table_bits
 
 OBSERVE, QUANTIZE, FIXED = "observe", "quantize", "fixed"  # of activations, while training
 _ONE = np.float32(1)

@@ -16,7 +16,7 @@ from ..nn.forward_only import replaceable
 from ..nn.module import check_module
 from ..tensor import as_float_array, as_tensor
 from ..training import predict
-from .layers import QuantizedDense
+from .integer_layers import QuantizedDense
 
 
 class LayerError(NamedTuple):

@@ -240,7 +240,7 @@ def prune(layers, sparsity):
     return layers
 
 
-# ---- 6. Quantization: minidistill/quantize/affine.py, layers.py, kernels/reference/ -----------------------------------
+# ---- 6. Quantization: minidistill/quantize/affine.py, integer_layers.py, kernels/reference/ -----------------------------
 # A float x is stored as the integer q = clip(rint(x / scale) + zero_point), which stands for scale * (q - zero_point). The
 # integer zero_point stands for 0.0 exactly, since relu, padding and pruning are full of zeros (Jacob et al. 2018, section 2).
 F = np.float32  # every operation rounds to it, so that two machines agree to the bit

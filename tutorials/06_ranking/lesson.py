@@ -592,6 +592,6 @@ assert (value["teacher, int8"] > value["distilled"] + 0.1).all()
 # figure of 6.8. Which points would you ship?
 #
 # **Read on.** The engine: `distill/ranking.py` for the losses, `row_sparse.py` and `kernels/embedding.py` for the gradient,
-# `perf/embedding.py` for what a step costs, `quantize/partial.py` for int8 tables. Papers: Koren, Bell and Volinsky 2009,
+# `perf/embedding.py` for what a step costs, `quantize/weight_only.py` for int8 tables. Papers: Koren, Bell and Volinsky 2009,
 # "Matrix Factorization Techniques for Recommender Systems"; Cao et al. 2007, "Learning to Rank: From Pairwise Approach to
 # Listwise Approach"; Tang and Wang 2018, "Ranking Distillation"; Krichene and Rendle 2020, named above.

@@ -99,7 +99,7 @@ print(f"float32 networks: {told(points(begun))} % after {FIRST} epochs, {told(po
 
 # %%
 def on_grid(weight, bits, group=None, **options):
-    """What the integers of a weight (K, M) stand for; as `quantize/weights.py` makes them."""
+    """What the integers of a weight (K, M) stand for; as `quantize/integer_weight.py` makes them."""
     if group is None:
         scale = quantize.weight_scales(weight, bits=bits, **options)
     else:
@@ -466,7 +466,7 @@ show(figure, "straight_through.png")
 # away.
 #
 # Now the engine's: `quantize.prepare_qat` gives a model that computes exactly what the integer model made from it
-# will, and has that gradient (`quantize/simulated.py`).
+# will, and has that gradient (`quantize/simulated_quantization.py`).
 #
 # **Predict.** Move one weight by a thousandth of a step: what does the loss do? What is the gradient that we get?
 
@@ -800,7 +800,7 @@ for row in (
 # that is sparse? 4. Write the fields of 2 bits in the upper bits, as 9.2 does for 4, and of 3 bits with
 # `FIELDS[3]`; check against `x @ q`. Why would 5 bits not be worth it?
 #
-# **Read on,** in this order: `quantize/affine.py` and `quantize/weights.py` (scales), `kernels/bit_packing.py` and
+# **Read on,** in this order: `quantize/affine.py` and `quantize/integer_weight.py` (scales), `kernels/bit_packing.py` and
 # `bits_tile` in `kernels/intrinsics.py` (bytes), `nn/hessian.py` and `quantize/rounding.py`, `quantize/equalize.py`,
-# `kernels/reference/fake_quant.py`, `quantize/simulated.py`, `quantize/qat_layers.py` and `quantize/qat.py`,
+# `kernels/reference/fake_quant.py`, `quantize/simulated_quantization.py`, `quantize/qat_layers.py` and `quantize/qat.py`,
 # `lab/budget.py` with `knapsack.py` and `search.py`, and at last `lab/precision.py`.

@@ -1,7 +1,7 @@
 """Quantization that is simulated while training: numbers on a grid of whole steps, kept as float32, and their gradients.
 
 A step count is a float32 that holds a whole number: q - Z of the integer engine. Below 2**24 sums of products of such
-numbers are exact, so that BLAS computes what the integer engine computes (``quantize/simulated.py``).
+numbers are exact, so that BLAS computes what the integer engine computes (``quantize/simulated_quantization.py``).
 
 Legend: N samples, K inputs, M outputs.
 """

@@ -17,7 +17,7 @@ FAR, STEPS = 16, 16  # as many times its own width away from 0, and within fewer
 ENOUGH = 30  # samples; of a few, any feature may show hardly any width
 
 
-class Features:
+class FeatureRanges:
     """What the features of a layer's input come to, a batch at a time.
 
     Parameters

@@ -1,4 +1,4 @@
-"""How layers with integer weights round, hold and store them: what `QuantizedDense` and those of ``partial.py`` share.
+"""How layers with integer weights round, hold and store them: what `QuantizedDense` and those of ``weight_only.py`` share.
 
 8 bits are a `PackedMatrix`, fewer a `PackedBits`. Read ``affine.py``, ``kernels/packing.py`` and
 ``kernels/bit_packing.py`` before this file. Shapes: K inputs, M outputs, G groups of inputs.

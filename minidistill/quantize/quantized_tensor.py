@@ -2,7 +2,7 @@
 
 A `QuantizedTensor` is a Tensor whose values are computed only if somebody asks for floats. An integer layer takes the
 integers and never asks; anything else (an operation of a user's own ``forward``, `numpy`) gets the right floats. So a
-model is not wrong where integers end, only slower. Conversion looks for such places (`asked_for_floats`) and lets the
+model is not wrong where integers end, only slower. Conversion looks for such places (`watch_float_reads`) and lets the
 layer before them give floats; `integers_only` raises there. Read ``tensor.py`` and ``affine.py`` before this file.
 """
 
@@ -67,7 +67,7 @@ class QuantizedTensor(LazyTensor):
                 "them as they are; something else asked for floats.\nCall model.eval() first, if there is dropout; else look "
                 "at the model's own forward."
             )
-        floats_asked(self.maker)
+        note_float_read(self.maker)
         return dequantize(self.q, np.float32(self.scale), self.zero_point)
 
     def __reduce_ex__(self, protocol):
@@ -79,7 +79,7 @@ class QuantizedTensor(LazyTensor):
 
 
 @contextmanager
-def asked_for_floats():
+def watch_float_reads():
     """The layers whose integers something asked to be floats inside this block, as a list that grows (``as``)."""
     asked = []
     token = _asked.set(asked)
@@ -105,13 +105,13 @@ def integers_only():
         _integers_only.reset(token)
 
 
-def floats_asked(maker):
+def note_float_read(maker):
     """Called where what this layer gave is asked to be floats."""
     if (asked := _asked.get()) is not None:
         asked.append(maker)
 
 
-def floats_arrived(layer):
+def refuse_float_input(layer):
     """Called by an integer layer that gets floats though integer layers come before it."""
     if _integers_only.get():
         raise RuntimeError(

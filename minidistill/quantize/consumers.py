@@ -1,7 +1,7 @@
 """Where integers can pass from layer to layer: which `Dense` layers take what another one gives, and nothing else does.
 
 `post_training` and `prepare_qat` ask this of the traced graph, before they replace anything. The trace sees one path, and not
-everything; what it missed shows when the new model runs (`integers.asked_for_floats`). Read ``nn/graph.py`` before this file.
+everything; what it missed shows when the new model runs (`watch_float_reads`). Read ``nn/graph.py`` before this file.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def integer_edges(model, layers, inputs):
     for node in graph.nodes:
         if id(node) not in dense or calls.count(node.name) > 1 or node.module.activation not in (None, "relu"):
             continue
-        takers, relus = takers_of(graph, node, dense)
-        if takers and None not in takers:
-            edges[node.name] = takers, relus
+        consumers, relus = consumers_of(graph, node, dense)
+        if consumers and None not in consumers:
+            edges[node.name] = consumers, relus
     follows = {dense[id(node)] for node in graph.nodes if id(node) in dense and _comes_after(node, dense)}
     return edges, follows
 
@@ -79,7 +79,7 @@ def takes_inputs(model, layers, inputs):
     return found
 
 
-def takers_of(graph, node, dense, activations=("relu",)):
+def consumers_of(graph, node, dense, activations=("relu",)):
     """The layers that take a node's result, through nothing but dropout and activations of these names.
 
     Parameters
@@ -93,25 +93,25 @@ def takers_of(graph, node, dense, activations=("relu",)):
 
     Returns
     -------
-    takers : list of str or None
+    consumers : list of str or None
         Paths; None for anything else that takes the result.
     passed : list of str
         Paths of the activation layers on the way.
     """
-    takers, passed, waiting = [], [], [(taker, False) for taker in graph.consumers(node) or [None]]
+    consumers, passed, waiting = [], [], [(consumer, False) for consumer in graph.consumers(node) or [None]]
     while waiting:
-        taker, activated = waiting.pop()
-        module = None if taker is None else taker.module
-        if id(taker) in dense:
-            takers.append((dense[id(taker)], activated))
+        consumer, activated = waiting.pop()
+        module = None if consumer is None else consumer.module
+        if id(consumer) in dense:
+            consumers.append((dense[id(consumer)], activated))
         elif type(module) is Dropout or (type(module) is Activation and module.name in activations):
-            passed += [taker.name] if type(module) is Activation else []
+            passed += [consumer.name] if type(module) is Activation else []
             activated |= type(module) is Activation
-            waiting += [(further, activated) for further in graph.consumers(taker) or [None]]
+            waiting += [(further, activated) for further in graph.consumers(consumer) or [None]]
         else:
-            takers.append((None, activated))
-    same = len({activated for _, activated in takers}) == 1
-    return [path if same else None for path, _ in takers], passed
+            consumers.append((None, activated))
+    same = len({activated for _, activated in consumers}) == 1
+    return [path if same else None for path, _ in consumers], passed
 
 
 def _comes_after(node, dense):

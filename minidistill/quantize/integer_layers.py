@@ -1,4 +1,4 @@
-"""The integer layers. Read ``affine.py``, ``weights.py``, ``integers.py`` and ``nn/forward_only.py`` before this file.
+"""Layers that compute in integers. Read ``integer_weight.py`` and ``quantized_tensor.py`` before this file.
 
 `QuantizedDense` computes (Dense, relu, output quantizer) in one pass: uint8 in, int32 sums, uint8 out. Where a model begins
 it takes floats and rounds them on the way in; where integers end (the last layer, an activation without an integer form) it
@@ -17,8 +17,7 @@ from ..nn.serialize import register
 from ..nn.wrong_input import WrongFeatures
 from ..tensor import as_tensor, record
 from .affine import ACTIVATION_MAX, LARGEST, bias_room, fixed_point, weight_limit
-from .integers import QuantizedTensor, floats_arrived
-from .weights import (
+from .integer_weight import (
     check_bits,
     check_group,
     dequantize_weight,
@@ -29,6 +28,7 @@ from .weights import (
     stored_shape,
     unpacked_bytes,
 )
+from .quantized_tensor import QuantizedTensor, refuse_float_input
 
 _FLOAT32 = np.dtype(np.float32)
 
@@ -85,7 +85,7 @@ class QuantizedDense(ForwardOnly):
         self.weight_q, self.weight_scale = empty_weight(in_features, out_features, self.bits, self.group)
         self.bias_q = np.zeros(out_features, np.int32 if self.group is None else np.float32)
         self.scales, self.zero_points = np.zeros(2, np.float32), np.zeros(2, np.uint8)
-        self._ready = None
+        self._arguments = None
 
     # Each an array of one number that can be written to. In one array, because each array of a file takes some 400 bytes.
     input_scale = property(lambda self: self.scales[:1])
@@ -182,7 +182,7 @@ class QuantizedDense(ForwardOnly):
 
     def check(self):
         """Refuse arrays with which the integer arithmetic would not be exact; run for every layer made or loaded."""
-        self._ready = None
+        self._arguments = None
         scale, weight, limit = self.sum_scale(), self.integers(), weight_limit(self.bits)
         calibrated = self.input_scale[0] != 0
         if calibrated and not (np.isfinite(scale).all() and min(self.weight_scale.min(), scale.min()) > 0):
@@ -239,32 +239,36 @@ class QuantizedDense(ForwardOnly):
 
     def infer(self, x):
         """(N, K), floats or a `QuantizedTensor`, to floats or a `QuantizedTensor` of shape (N, M)."""
-        ready = self._ready or self._prepare()
-        if type(x) is QuantizedTensor and x.scale == ready.input_scale and x.zero_point == ready.input_zero_point:
+        arguments = self._arguments or self._prepare()
+        if (
+            type(x) is QuantizedTensor
+            and x.scale == arguments.input_scale
+            and x.zero_point == arguments.input_zero_point
+        ):
             rows, source = x.q, None
         else:
-            rows, source = x if type(x) is np.ndarray and x.dtype is _FLOAT32 else _as_floats(x), ready.source
+            rows, source = x if type(x) is np.ndarray and x.dtype is _FLOAT32 else _as_floats(x), arguments.source
             if self.after_integers:
-                floats_arrived(self)
+                refuse_float_input(self)
         if rows.ndim != 2 or rows.shape[1] != self.in_features:
             out = self(x)  # which knows other shapes, and how to refuse them
             return out if type(out) is QuantizedTensor else out.numpy()
-        if ready.simple:
-            out = int8_dense(rows, self.weight_q, ready.init, ready.scale, source, ready.target)
+        if arguments.simple:
+            out = int8_dense(rows, self.weight_q, arguments.init, arguments.scale, source, arguments.target)
         else:
-            out = self._otherwise(rows, source, ready)
-        if ready.target is not None:
-            return QuantizedTensor(out, ready.output_scale, ready.output_zero_point, self)
+            out = self._grouped_or_integer_only(rows, source, arguments)
+        if arguments.target is not None:
+            return QuantizedTensor(out, arguments.output_scale, arguments.output_zero_point, self)
         return out if self.activation is None else ops.ACTIVATIONS[self.activation](out)[0]
 
-    def _otherwise(self, rows, source, ready):
+    def _grouped_or_integer_only(self, rows, source, arguments):
         """With groups, or requantized without floats."""
         if self.group is not None:
-            numbers = self.group, ready.scale, ready.init, ready.factor
-            return grouped_dense(rows, self.weight_q, *numbers, source, ready.target)
+            numbers = self.group, arguments.scale, arguments.init, arguments.factor
+            return grouped_dense(rows, self.weight_q, *numbers, source, arguments.target)
         q = rows if source is None else quantize(rows, *source, 0, 255)
-        sums = int8_sums(q, self.weight_q, ready.init)
-        return requantize_integer(sums, ready.multiplier, ready.shift, *ready.target)
+        sums = int8_sums(q, self.weight_q, arguments.init)
+        return requantize_integer(sums, arguments.multiplier, arguments.shift, *arguments.target)
 
     def integer_sums(self, x):
         """The accumulators, ndarray of int32 (N, M), bias included, for float inputs (N, K); not with groups."""
@@ -273,11 +277,11 @@ class QuantizedDense(ForwardOnly):
                 f"{self!r} was asked for its integer sums.\nIts groups have sums of their own, which are added as floats.\n"
                 "Multiply layer.integers() by the inputs of a group yourself."
             )
-        ready = self._ready or self._prepare()
-        return int8_sums(quantize(_as_floats(x), *ready.source, 0, 255), self.weight_q, ready.init)
+        arguments = self._arguments or self._prepare()
+        return int8_sums(quantize(_as_floats(x), *arguments.source, 0, 255), self.weight_q, arguments.init)
 
     def derived(self):
-        return [] if self._ready is None else self._ready.arrays
+        return [] if self._arguments is None else self._arguments.arrays
 
     def _prepare(self):
         if self.input_scale[0] == 0:
@@ -285,8 +289,8 @@ class QuantizedDense(ForwardOnly):
                 f"{self!r} was used before it was calibrated.\nA scale comes from data; there is no default.\n"
                 "Make it with quantize.post_training(model, calibration=train.x)."
             )
-        self._ready = _Ready(self)
-        return self._ready
+        self._arguments = KernelArguments(self)
+        return self._arguments
 
     def config(self):
         options = {"after_integers": self.after_integers, "integer_only": self.integer_only}
@@ -303,7 +307,7 @@ class QuantizedDense(ForwardOnly):
         return f"{super().__repr__()[:-1]}{described(self)}, output={'uint8' if self.output_scale[0] else 'float32'})"
 
     def __getstate__(self):
-        return {**vars(self), "_ready": None}  # copies compute it again
+        return {**vars(self), "_arguments": None}  # copies compute it again
 
 
 def _checked(scale_and_zero_point, observer):
@@ -322,7 +326,7 @@ def _as_floats(x):
     return np.ascontiguousarray(as_tensor(x).numpy(), np.float32)
 
 
-class _Ready:
+class KernelArguments:
     """What the kernel needs of a layer, computed once. No Module and no array, so files and state_dict pass it over."""
 
     def __init__(self, layer):

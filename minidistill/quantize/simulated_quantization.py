@@ -38,7 +38,7 @@ from ..kernels import (
 from ..ops.linear import as_rows
 from ..tensor import record
 from .affine import ACTIVATION_MAX
-from .integers import LazyTensor, floats_asked
+from .quantized_tensor import LazyTensor, note_float_read
 
 EXACT = 2**24  # whole numbers up to here are exact in float32, and so are their sums, in any order
 
@@ -93,7 +93,7 @@ class SimulatedTensor(LazyTensor):
 
     @property
     def _data(self):
-        floats_asked(self.maker)
+        note_float_read(self.maker)
         return self.steps * self.grid.scale
 
 

@@ -1,4 +1,4 @@
-"""Layers that are quantized in part. Read ``affine.py``, ``weights.py`` and ``nn/forward_only.py`` before this file.
+"""Layers that are quantized in part. Read ``affine.py``, ``integer_weight.py`` and ``nn/forward_only.py`` before this file.
 
 - `WeightOnlyDense`: integer weights, float inputs and products. A quarter of the memory or less, no loss from activations, no
   speed.
@@ -30,7 +30,7 @@ from ..nn.module import Module
 from ..nn.serialize import register
 from ..tensor import Tensor
 from .affine import bias_room, nearest, row_scales, weight_limit
-from .weights import (
+from .integer_weight import (
     check_bits,
     check_group,
     dequantize_weight,
