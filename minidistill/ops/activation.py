@@ -92,12 +92,17 @@ ACTIVATIONS = {
 }
 
 
+def activation_of(name):
+    """The function of an activation, by name."""
+    if name not in ACTIVATIONS:
+        checks.choice("an operation", "activation", name, ACTIVATIONS)
+    return ACTIVATIONS[name]
+
+
 def activate(name, x, **options):
     """Apply the activation of this name (see `ACTIVATIONS`) as an operation."""
     x = as_tensor(x)
-    if name not in ACTIVATIONS:
-        checks.choice("activate", "name", name, ACTIVATIONS)
-    y, pullback = ACTIVATIONS[name](x.data, **options)
+    y, pullback = activation_of(name)(x.data, **options)
     return record(name, y, (x,), (pullback,))
 
 

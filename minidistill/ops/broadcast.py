@@ -7,26 +7,22 @@ import numpy as np
 from ..tensor import Tensor, as_tensor
 
 
-def pair(a, b):
-    """Both operands as tensors; a Python scalar takes the dtype of the other one."""
+def pair(a, b, op=None):
+    """Both operands as tensors; a Python scalar takes the dtype of the other one. With ``op`` they must broadcast."""
     if not isinstance(a, Tensor):
         a = as_tensor(a, like=b if isinstance(b, Tensor) else None)
-    return a, as_tensor(b, like=a)
+    b = as_tensor(b, like=a)
+    if op is not None and any(m != n and 1 not in (m, n) for m, n in zip(a.shape[::-1], b.shape[::-1])):
+        raise misfit(op, a.shape, b.shape, "From the right, each two lengths are equal, or one of them is 1")
+    return a, b
 
 
-def fitting(op, function, *arrays):
-    """A function of arrays that NumPy broadcasts, or multiplies; with our text where their shapes do not fit."""
-    try:
-        return function(*arrays)
-    except ValueError as error:
-        shapes = " and ".join(str(array.shape) for array in arrays)
-        rule = "From the right, each two lengths are equal, or one of them is 1"
-        if function is np.matmul:
-            rule = "The last axis of the first is as long as the last but one of the second"
-        raise ValueError(
-            f"`{op}` got arrays of the shapes {shapes}.\n{rule}.\n"
-            "Look where the odd length comes from; x.T turns a matrix around, x[:, None] makes a vector a column."
-        ) from error
+def misfit(op, shape_a, shape_b, rule):
+    """The error of an operation whose operands do not fit together."""
+    return ValueError(
+        f"`{op}` got arrays of the shapes {shape_a} and {shape_b}.\n{rule}.\n"
+        "Look where the odd length comes from; x.T turns a matrix around, x[:, None] makes a vector a column."
+    )
 
 
 def as_number(value, op, option):

@@ -11,46 +11,46 @@ from __future__ import annotations
 import numpy as np
 
 from ..tensor import as_tensor, record
-from .broadcast import as_number, fitting, pair, unbroadcast
+from .broadcast import as_number, pair, unbroadcast
 
 
 def add(a, b):
     """a + b."""
-    a, b = pair(a, b)
+    a, b = pair(a, b, "add")
     shape_a, shape_b = a.shape, b.shape
     vjp = (lambda g: unbroadcast(g, shape_a), lambda g: unbroadcast(g, shape_b))
-    return record("add", fitting("add", np.add, a.data, b.data), (a, b), vjp, saves=())
+    return record("add", a.data + b.data, (a, b), vjp, saves=())
 
 
 def subtract(a, b):
     """a - b."""
-    a, b = pair(a, b)
+    a, b = pair(a, b, "subtract")
     shape_a, shape_b = a.shape, b.shape
     vjp = (lambda g: unbroadcast(g, shape_a), lambda g: unbroadcast(-g, shape_b))
-    return record("subtract", fitting("subtract", np.subtract, a.data, b.data), (a, b), vjp, saves=())
+    return record("subtract", a.data - b.data, (a, b), vjp, saves=())
 
 
 def multiply(a, b):
     """a * b."""
-    a, b = pair(a, b)
+    a, b = pair(a, b, "multiply")
     x, y, shape_a, shape_b = a.data, b.data, a.shape, b.shape
     vjp = (lambda g: unbroadcast(g * y, shape_a), lambda g: unbroadcast(g * x, shape_b))
-    return record("multiply", fitting("multiply", np.multiply, x, y), (a, b), vjp)
+    return record("multiply", x * y, (a, b), vjp)
 
 
 def divide(a, b):
     """a / b."""
-    a, b = pair(a, b)
+    a, b = pair(a, b, "divide")
     x, y, shape_a, shape_b = a.data, b.data, a.shape, b.shape
     vjp = (lambda g: unbroadcast(g / y, shape_a), lambda g: unbroadcast(-g * x / (y * y), shape_b))
-    return record("divide", fitting("divide", np.true_divide, x, y), (a, b), vjp)
+    return record("divide", x / y, (a, b), vjp)
 
 
 def power(a, b):
     """a ** b. Where b = 0 the derivative by a is 0; where a <= 0 the derivative by b is taken as 0."""
-    a, b = pair(a, b)
+    a, b = pair(a, b, "power")
     x, y = a.data, b.data
-    out = fitting("power", np.power, x, y)
+    out = x**y
 
     def vjp_base(g):
         return unbroadcast(g * y * x ** np.where(y == 0, x.dtype.type(1), y - 1), x.shape)
@@ -113,17 +113,17 @@ def clip(x, low=None, high=None):
 
 def maximum(a, b):
     """The larger of a and b. Where they are equal, each gets half of the gradient."""
-    return _pick("maximum", np.maximum, *pair(a, b))
+    return _pick("maximum", np.maximum, *pair(a, b, "maximum"))
 
 
 def minimum(a, b):
     """The smaller of a and b. Where they are equal, each gets half of the gradient."""
-    return _pick("minimum", np.minimum, *pair(a, b))
+    return _pick("minimum", np.minimum, *pair(a, b, "minimum"))
 
 
 def _pick(op, function, a, b):
     x, y = a.data, b.data
-    out = fitting(op, function, x, y)
+    out = function(x, y)
 
     def share(mine, other):
         return (mine == out) * np.where(mine == other, out.dtype.type(0.5), out.dtype.type(1))
@@ -134,11 +134,11 @@ def _pick(op, function, a, b):
 
 def where(condition, a, b):
     """a where the condition holds, b elsewhere. The condition carries no gradient."""
-    a, b = pair(a, b)
+    a, b = pair(a, b, "where")
     condition = np.asarray(condition, bool)
     shape_a, shape_b = a.shape, b.shape
     vjp = (
         lambda g: unbroadcast(np.where(condition, g, 0), shape_a),
         lambda g: unbroadcast(np.where(condition, 0, g), shape_b),
     )
-    return record("where", fitting("where", np.where, condition, a.data, b.data), (a, b), vjp, saves=())
+    return record("where", np.where(condition, a.data, b.data), (a, b), vjp, saves=())

@@ -12,15 +12,19 @@ import numpy as np
 from .. import checks, kernels
 from ..kernels import add_bias, dense_backward, product, products, sum_rows, within
 from ..tensor import RowSparse, Tensor, as_tensor, record
-from .activation import ACTIVATIONS
-from .broadcast import fitting, pair, unbroadcast
+from .activation import ACTIVATIONS, activation_of
+from .broadcast import misfit, pair, unbroadcast
 
 
 def matmul(a, b):
     """Matrix product as ``@`` of NumPy: vectors, matrices, and stacks of matrices with broadcasting."""
     a, b = pair(a, b)
     x, y = a.data, b.data
-    out = fitting("matmul", kernels.matmul, x, y)
+    try:
+        out = kernels.matmul(x, y)
+    except ValueError as error:
+        rule = "The last axis of the first is as long as the last but one of the second"
+        raise misfit("matmul", x.shape, y.shape, rule) from error
     # A vector is a matrix with one row (left) or one column (right); with that, one rule serves all.
     rows = x[None, :] if x.ndim == 1 else x  # (..., N, K)
     columns = y[:, None] if y.ndim == 1 else y  # (..., K, M)
@@ -55,19 +59,16 @@ def dense(x, weight, bias=None, activation=None):
         inputs = (x, weight)
     else:
         inputs = (x, weight, bias if isinstance(bias, Tensor) else as_tensor(bias, like=weight))
-    shape, w = x._data.shape, weight._data  # (..., K), (K, M)
-    b, shape_b = inputs[2]._data if len(inputs) == 3 else None, None
+    if activation is not None and activation not in ACTIVATIONS:
+        activation_of(activation)  # raises
+    shape, shape_b, w = x._data.shape, inputs[-1]._data.shape, weight._data  # (..., K), (M,), (K, M)
+    b = None if bias is None else inputs[2]._data.reshape(-1)  # (M,), or what broadcasts to it
     try:
-        _, outputs = w.shape
-        if b is not None and b.shape != (outputs,):
-            shape_b, b = b.shape, _as_vector(b, outputs)
         a = x._data if len(shape) == 2 else as_rows(x._data)  # (N, K)
         y, pullback = dense_forward(a, w, b, activation)  # (N, M)
     except (ValueError, IndexError) as error:
-        raise _misfit(shape, w, inputs) from error
-    except KeyError:
-        checks.choice("ops.dense", "activation", activation, [None, *ACTIVATIONS])
-        raise
+        rule = f"They are (..., K) and (K, M){'' if b is None else f', and a bias of shape {shape_b} is (M,)'}"
+        raise misfit("dense", shape, w.shape, rule) from error
     wants_dx, wants_dw = x.requires_grad, weight.requires_grad
     kept = y if activation == "relu" else None
 
@@ -80,9 +81,7 @@ def dense(x, weight, bias=None, activation=None):
             dx, dw = product(dz, w.T) if wants_dx else None, product(a.T, dz) if wants_dw else None
         if dx is not None and len(shape) != 2:
             dx = dx.reshape(shape)
-        if shape_b is not None:
-            db = unbroadcast(db.reshape((1,) * (len(shape_b) - 1) + db.shape), shape_b)
-        return dx, dw, db
+        return dx, dw, db if b is None or shape_b == db.shape else unbroadcast(db, b.shape).reshape(shape_b)
 
     if len(shape) != 2:
         y = y.reshape(*shape[:-1], y.shape[1])
@@ -94,25 +93,10 @@ def dense_forward(a, w, b, activation):
     relu = activation == "relu"
     y = product(a, w)
     if b is not None:
-        add_bias(y, b, relu)
+        add_bias(y, b if b.shape == y.shape[1:] else np.broadcast_to(b, y.shape[1:]), relu)
     elif relu:
         np.maximum(y, 0, out=y)
     return (y, None) if relu or activation is None else ACTIVATIONS[activation](y)
-
-
-def _as_vector(bias, outputs):
-    """A bias that is one row, (1, M), or a number, as a vector; ValueError if it is neither."""
-    if bias.size != math.prod(bias.shape[-1:]):
-        raise ValueError
-    return np.broadcast_to(bias.reshape(-1), (outputs,))
-
-
-def _misfit(shape, w, inputs):
-    bias = f" and a bias of shape {inputs[2].shape}" if len(inputs) == 3 else ""
-    return ValueError(
-        f"`dense` got x of shape {shape}, a weight of shape {w.shape}{bias}.\nThese are (..., K), (K, M) and (M,).\n"
-        "Look where the odd length comes from; a weight that is (M, K) is turned by weight.T."
-    )
 
 
 def as_rows(a):
