@@ -320,11 +320,11 @@ def test_shapes_that_do_not_fit():
     for bias in (np.ones((3, 5)), np.ones(4), np.ones((5, 1))):
         told(
             lambda bias=bias: ops.dense(x, np.ones((4, 5)), bias),
-            f"a weight of shape (4, 5) and a bias of shape {bias.shape}",
+            f"a bias, here {bias.shape}, is (M,)",
         )
-    told(lambda: ops.dense(x, np.ones((5, 4))), "x of shape (3, 4), a weight of shape (5, 4)", "weight.T")
-    told(lambda: ops.dense(x, np.ones(4)), "a weight of shape (4,)")
-    told(lambda: ops.dense(one, np.ones((4, 5))), "x of shape ()")
+    told(lambda: ops.dense(x, np.ones((5, 4))), "of the shapes (3, 4) and (5, 4)", "x.T turns")
+    told(lambda: ops.dense(x, np.ones(4)), "(3, 4) and (4,)")
+    told(lambda: ops.dense(one, np.ones((4, 5))), "of the shapes () and (4, 5)")
     told(
         lambda: ops.matmul(x, x),
         "`matmul` got arrays of the shapes (3, 4) and (3, 4)",

@@ -62,12 +62,12 @@ def dense(x, weight, bias=None, activation=None):
     if activation is not None and activation not in ACTIVATIONS:
         activation_of(activation)  # raises
     shape, shape_b, w = x._data.shape, inputs[-1]._data.shape, weight._data  # (..., K), (M,), (K, M)
-    b = None if bias is None else inputs[2]._data.reshape(-1)  # (M,), or what broadcasts to it
     try:
+        b = None if bias is None else inputs[2]._data.reshape(shape_b[-1:])  # (M,), or what broadcasts to it
         a = x._data if len(shape) == 2 else as_rows(x._data)  # (N, K)
         y, pullback = dense_forward(a, w, b, activation)  # (N, M)
     except (ValueError, IndexError) as error:
-        rule = f"They are (..., K) and (K, M){'' if b is None else f', and a bias of shape {shape_b} is (M,)'}"
+        rule = f"They are (..., K) and (K, M){'' if b is None else f', and a bias, here {shape_b}, is (M,)'}"
         raise misfit("dense", shape, w.shape, rule) from error
     wants_dx, wants_dw = x.requires_grad, weight.requires_grad
     kept = y if activation == "relu" else None
