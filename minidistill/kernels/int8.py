@@ -5,8 +5,8 @@ The multiplying itself is done by *intrinsics* (``intrinsics.py``): what Numba h
 weight, and stores. Inputs are read once, sums never leave the first-level cache, and neither int32 nor floats are written to
 memory between two integer layers.
 
-Weights of 2 to 4 bits (`PackedBits`) have a kernel of their own, which reads fewer bytes and unpacks them in registers; on
-AMX, whose tiles take bytes from memory, and on processors without 8-bit products they are unpacked first. Where groups of
+Of weights of 2 to 4 bits (`PackedBits`) fewer bytes are read, and unpacked in registers; on AMX, whose tiles take bytes from
+memory, and on processors without 8-bit products they are unpacked first. Where groups of
 inputs have scales of their own (`grouped_dense`), totals are floats.
 
 ``perf/ladders/int8.py`` climbs from three loops to this, a rung an idea. Given up for simplicity: more than two heights of
@@ -19,23 +19,9 @@ import numpy as np
 
 from minidistill.kernels._jit import LAYOUT, READY, exact_kernel, is_ready, kernel_input
 from minidistill.kernels.bit_packing import FIELDS
-from minidistill.kernels.intrinsics import (
-    BYTES,
-    DOT_KINDS,
-    FLOATS,
-    LINE_TYPES,
-    SUMS,
-    amx_tile,
-    bits_tile,
-    copy_64,
-    dot_tile,
-    round_16,
-    scaled_tile,
-    store_row,
-    tiles_off,
-    tiles_on,
-    unpack_unit,
-)
+from minidistill.kernels.intrinsics import BYTES, DOT_KINDS, FLOATS, LINE_TYPES, SUMS
+from minidistill.kernels.intrinsics import amx_tile, copy_64, dot_tile, round_16, store_row
+from minidistill.kernels.intrinsics import tiles_off, tiles_on, unpack_unit
 from minidistill.kernels.packing import LAYOUTS, PackedMatrix, aligned
 from minidistill.kernels.pool import split
 from minidistill.kernels.reference import nan_error
@@ -163,29 +149,31 @@ def _some_panels(kernel, found_nan, arguments, rows, lo, hi):
 
 
 @functools.cache
-def _block_kernel(kind, result, floats):
-    """The kernel for one kind of instruction, one kind of result, and inputs of uint8 or (``floats``) float32.
-
-    Each is compiled apart, since code for instructions that a processor does not have cannot even be compiled for it.
+def _block_kernel(kind, bits, result, floats):
+    """The kernel for one kind of instruction, one width of weights, one kind of result, and inputs of uint8 or (``floats``)
+    float32. Each is compiled apart, since code for instructions that a processor does not have cannot even be compiled.
 
     It works on ``[lo, hi)`` rows and on panels ``[first, last)``, a block of rows at a time. ``lines`` holds the block as the
-    vector tiles read it, ``tiles`` as those of AMX do (``tall``: there are rows enough for them). A tile's ``sums`` go
-    through `store_row`, a row at a time; the last panel may reach beyond the output's columns, and goes through ``tail``.
+    vector tiles read it, ``tiles`` as those of AMX do (``tall``: there are rows enough for them); weights of few bits that no
+    instruction takes as they are come into ``plain``. A tile's ``sums`` go through `store_row`, a row at a time; the last
+    panel may reach beyond the output's columns, and goes through ``tail``.
     """
     amx, (block, few) = kind == "amx", _TILES[kind]
     columns, group, _ = LAYOUTS[kind]
     dot = DOT_KINDS.index("avx512_vnni" if amx else kind)  # up to four rows are left to vectors
-    out_bytes = 1 if result == BYTES else 4
+    most, unit, out_bytes = few if amx else block, len(FIELDS.get(bits, [1])), _RESULTS[result].itemsize
 
     @exact_kernel
     def rows_kernel(x, weight, init, scale, in_scale, in_zero, zero_point, low, out, lo, hi, first, last):
         in_scale, in_zero = np.float32(in_scale), np.float32(in_zero)
         zero_point, low, found_nan = np.float32(zero_point), np.float32(low), False
-        n_out, steps = out.shape[1], weight.shape[1]
+        n_out, units = out.shape[1], weight.shape[1]
+        steps = units * unit
         lines = np.empty((block, steps * group), LINE_TYPES[dot])
         tiles = np.empty(steps * 4 * block + 64 if amx else 0, np.uint8)
+        plain = np.empty(steps * columns * group if unit > 1 else 0, np.int8)
         sums, tail = np.empty((block, columns), np.int32), np.empty(columns, out.dtype)
-        line_step = lines.strides[0]
+        step, plain_at = lines.strides[0], plain.ctypes.data
         line_at, tiles_at, sums_at = lines.ctypes.data, (tiles.ctypes.data + 63) // 64 * 64, sums.ctypes.data
         if amx:
             tiles_on()
@@ -215,23 +203,18 @@ def _block_kernel(kind, result, floats):
                 whole = n + columns <= n_out
                 direct = result == SUMS and whole and count == block  # then a tile may be stored as it is
                 to, stride = (out_at, n_out * 4) if direct else (sums_at, columns * 4)
-                if count == 1:
-                    dot_tile(dot, 1, line_at, line_step, w_at, steps, init_at, to, stride)
-                elif count <= few:
-                    dot_tile(dot, few, line_at, line_step, w_at, steps, init_at, to, stride)
-                elif tall:
+                if tall:
                     amx_tile(inputs_at, row_step, block_step, w_at, steps // 16, init_at, to, stride, count > 16)
                 else:
-                    dot_tile(dot, block, line_at, line_step, w_at, steps, init_at, to, stride)
-                if not direct:
-                    for r in range(count):
-                        row_at, here = sums_at + r * columns * 4, out_at + r * n_out * out_bytes
-                        if whole:
-                            store_row(result, 0, columns, row_at, scale_at, zero_point, low, here)
-                        else:
-                            store_row(result, 0, columns, row_at, scale_at, zero_point, low, tail.ctypes.data)
-                            for c in range(n_out - n):
-                                out[i + r, n + c] = tail[c]
+                    dot_tile(dot, bits, few, most, 0, count, line_at, step, w_at, units, init_at, plain_at, to, stride)
+                for r in range(0 if direct else count):
+                    row_at, here = sums_at + r * columns * 4, out_at + r * n_out * out_bytes
+                    if whole:
+                        store_row(result, 0, columns, row_at, scale_at, zero_point, low, here)
+                    else:
+                        store_row(result, 0, columns, row_at, scale_at, zero_point, low, tail.ctypes.data)
+                        for c in range(n_out - n):
+                            out[i + r, n + c] = tail[c]
         if amx:
             tiles_off()
         return found_nan
@@ -243,10 +226,10 @@ def _kernel_for(weight, result, floats, rows):
     """(kernel, its weights) for a weight, a result, the kind of inputs and their number."""
     kind = weight.kind
     if type(weight) is PackedMatrix or weight.bits not in FIELDS:
-        return _block_kernel(kind, result, floats), weight.data
+        return _block_kernel(kind, 8, result, floats), weight.data
     if kind == "amx" and rows > _FEW_FOR_TILES:
-        return _block_kernel(kind, result, floats), _in_bytes(weight)
-    return _bits_kernel("avx512_vnni" if kind == "amx" else kind, weight.bits, result, floats), weight.data
+        return _block_kernel(kind, 8, result, floats), _in_bytes(weight)
+    return _block_kernel("avx512_vnni" if kind == "amx" else kind, weight.bits, result, floats), weight.data
 
 
 def _in_bytes(weight):
@@ -255,48 +238,6 @@ def _in_bytes(weight):
     wide = aligned((panels, units * len(weight.fields), size), np.int8)
     split(_widen(weight.bits, size), (weight.data, wide), panels)
     return wide
-
-
-@functools.cache
-def _bits_kernel(kind, bits, result, floats):
-    """As `_block_kernel`, for a `PackedBits`."""
-    (block, few), (columns, group, _) = _TILES[kind], LAYOUTS[kind]
-    dot, unit, across, out_bytes = DOT_KINDS.index(kind), len(FIELDS[bits]), columns * 4, _RESULTS[result].itemsize
-
-    @exact_kernel
-    def rows_kernel(x, weight, init, scale, in_scale, in_zero, zero_point, low, out, lo, hi, first, last):
-        in_scale, in_zero = np.float32(in_scale), np.float32(in_zero)
-        zero_point, low, found_nan = np.float32(zero_point), np.float32(low), False
-        n_out, units = out.shape[1], weight.shape[1]
-        lines = np.empty((block, units * unit * group), LINE_TYPES[dot])
-        plain = np.empty((units * unit, columns * group), np.int8)
-        sums, tail = np.empty((block, columns), np.int32), np.empty(columns, out.dtype)
-        line_at, line_step, plain_at, sums_at = lines.ctypes.data, lines.strides[0], plain.ctypes.data, sums.ctypes.data
-        for i in range(lo, hi, block):
-            count = min(block, hi - i)
-            if floats:
-                found_nan |= _round_rows(x, i, count, in_scale, in_zero, lines)
-            else:
-                _copy_rows(x, i, 0, count, lines)
-            for p in range(first, last):
-                n = p * columns
-                w_at, init_at = weight.ctypes.data + p * weight.strides[0], init.ctypes.data + n * 4
-                if count == 1:
-                    bits_tile(dot, bits, 1, line_at, line_step, w_at, units, init_at, plain_at, sums_at, across)
-                elif count <= few:
-                    bits_tile(dot, bits, few, line_at, line_step, w_at, units, init_at, plain_at, sums_at, across)
-                else:
-                    bits_tile(dot, bits, block, line_at, line_step, w_at, units, init_at, plain_at, sums_at, across)
-                whole, scale_at = n + columns <= n_out, scale.ctypes.data + n * 4
-                for r in range(count):
-                    here = out.ctypes.data + ((i + r) * n_out + n) * out_bytes
-                    to = here if whole else tail.ctypes.data
-                    store_row(result, 0, columns, sums_at + r * across, scale_at, zero_point, low, to)
-                    for c in range(0 if whole else n_out - n):
-                        out[i + r, n + c] = tail[c]
-        return found_nan
-
-    return rows_kernel
 
 
 @functools.cache
@@ -317,7 +258,7 @@ def _group_kernel(kind, bits, result, floats):
         plain = np.empty((most * unit, columns * group), np.int8)
         totals, factors = np.empty((block, columns), np.float32), np.full(columns, factor, np.float32)
         tail = np.empty(columns, out.dtype)
-        line_step, plain_at, totals_at = lines.strides[0], plain.ctypes.data, totals.ctypes.data
+        step, plain_at, sums_at = lines.strides[0], plain.ctypes.data, totals.ctypes.data
         for i in range(lo, hi, block):
             count = min(block, hi - i)
             if floats:
@@ -332,21 +273,14 @@ def _group_kernel(kind, bits, result, floats):
                     line_at = lines.ctypes.data + g * inputs * lines.itemsize
                     w_at = weight.ctypes.data + p * weight.strides[0] + g * most * weight.strides[1]
                     scale_at = scale.ctypes.data + g * scale.strides[0] + n * 4
-                    if count == 1:
-                        scaled_tile(dot, bits, 1, line_at, line_step, w_at, here, scale_at, plain_at, totals_at, across)
-                    elif count <= few:
-                        scaled_tile(
-                            dot, bits, few, line_at, line_step, w_at, here, scale_at, plain_at, totals_at, across
-                        )
-                    else:
-                        scaled_tile(
-                            dot, bits, block, line_at, line_step, w_at, here, scale_at, plain_at, totals_at, across
-                        )
+                    dot_tile(
+                        dot, bits, few, block, 1, count, line_at, step, w_at, here, scale_at, plain_at, sums_at, across
+                    )
                 whole = n + columns <= n_out
                 for r in range(count):
                     at = out.ctypes.data + ((i + r) * n_out + n) * out_bytes
                     to = at if whole else tail.ctypes.data
-                    store_row(result, 1, columns, totals_at + r * across, factors.ctypes.data, zero_point, low, to)
+                    store_row(result, 1, columns, sums_at + r * across, factors.ctypes.data, zero_point, low, to)
                     for c in range(0 if whole else n_out - n):
                         out[i + r, n + c] = tail[c]
         return found_nan

@@ -4,8 +4,8 @@ An *intrinsic* is a function that writes code instead of running: Numba calls ``
 what ``builder`` is told there, in LLVM's language, becomes part of the kernel at the place of the call. Arguments named
 ``kind``, ``rows`` and the like are constants of the kernel, known by then (`literal_value`); addresses are plain integers.
 
-- `dot_tile`: a tile of rows x columns sums stays in vector registers while k runs (all kinds of ``cpu.py`` but AMX);
-- `bits_tile`: the same for weights of 2 to 4 bits, which are unpacked in registers; `scaled_tile`: with scales of groups;
+- `dot_tile`: a tile of rows x columns sums stays in vector registers while k runs (all kinds of ``cpu.py`` but AMX); weights
+  of 2 to 4 bits are unpacked in registers;
 - `amx_tile`: the same for 32 x 32 sums in the tile registers of AMX;
 - `store_row`: a row of finished sums becomes floats or uint8 on its way to the output;
 - `round_16`, `widen_16`: 16 floats become integers, or widen 16 ranges.
@@ -79,23 +79,55 @@ def _dot(builder, kind, sums, inputs, w_at):
 
 
 @intrinsic(prefer_literal=True)
-def dot_tile(typingctx, kind, rows, line, line_step, weight, steps, init, out, stride):
-    """rows x (2 registers) sums, from ``init`` on, over all k; stored with ``stride`` bytes between rows.
+def dot_tile(
+    typingctx, kind, bits, few, block, scaled, count, line, line_step, weight, units, beside, plain, out, stride
+):
+    """rows x (2 registers) sums over all k, stored with ``stride`` bytes between rows. One of three tiles computes ``count``
+    rows: of 1 row, of ``few`` or of ``block``; rows that are too many are not looked at.
 
-    Addresses are integers, and so is ``line_step``, the bytes from one row of inputs to the next. For each step the kernel
-    loads two registers of weights and, for each row, four bytes of input that are spread to all lanes: two loads of weights
-    serve all rows, which is why the tile is tall.
+    The sums begin with the int32 at ``beside``. If they are ``scaled``, they become floats, are multiplied by the float32 at
+    ``beside`` and added to what stands at ``out``. Addresses are integers, and so is ``line_step``, the bytes from one row of
+    inputs to the next. For each step the kernel loads two registers of weights and, for each row, four bytes of input that
+    are spread to all lanes: two loads of weights serve all rows, which is why the tile is tall.
+
+    Numbers of 2 to 4 bits come as ``bit_packing.py`` keeps them. Instructions that multiply bytes get them out of registers:
+    a shift and a mask bring a step's numbers into the *upper* bits of their bytes. There they have their sign, and are
+    2**(8 - bits) times what they are; so are the sums, which one shift at the end makes right again, exactly. Sums are not
+    larger on the way than with 8 bits: 7 * 16, 3 * 32 and 64 are below 127. Without such instructions all units are unpacked
+    to ``plain`` first.
     """
-    kind_, rows_ = kind.literal_value, rows.literal_value
+    kind_, bits_, few_, block_, scaled_ = (argument.literal_value for argument in (kind, bits, few, block, scaled))
+    packed = bits_ in FIELDS
+
+    def tile(builder, rows, line, line_step, weight, units, beside, plain, out, stride):
+        if packed and DOT_KINDS[kind_].endswith("vnni"):
+            _tile_of_bits(builder, kind_, bits_, rows, scaled_, line, line_step, weight, units, beside, out, stride)
+            return
+        if packed:
+            size, steps = 2 * _LANES[kind_] * 4 // LINE_TYPES[kind_]().itemsize, len(FIELDS[bits_])
+            with cgutils.for_range(builder, units) as loop:
+                from_at = _plus(builder, weight, builder.mul(loop.index, ir.Constant(_I64, size * steps * bits_ // 8)))
+                to = _plus(builder, plain, builder.mul(loop.index, ir.Constant(_I64, size * steps)))
+                _unpack(builder, bits_, size, from_at, to)
+            weight, units = plain, builder.mul(units, ir.Constant(_I64, steps))
+        _tile_of_bytes(builder, kind_, rows, scaled_, line, line_step, weight, units, beside, out, stride)
 
     def generate(context, builder, signature, arguments):
-        _tile_of_bytes(builder, kind_, rows_, *arguments[2:])
+        count, *rest = arguments[5:]
+        with builder.if_else(builder.icmp_signed("==", count, ir.Constant(_I64, 1))) as (one, more):
+            with one:
+                tile(builder, 1, *rest)
+            with more, builder.if_else(builder.icmp_signed("<=", count, ir.Constant(_I64, few_))) as (some, many):
+                with some:
+                    tile(builder, few_, *rest)
+                with many:
+                    tile(builder, block_, *rest)
         return context.get_dummy_value()
 
-    return types.void(kind, rows, *[types.intp] * 7), generate
+    return types.void(kind, bits, few, block, scaled, *[types.intp] * 9), generate
 
 
-def _tile_of_bytes(builder, kind, rows, line, line_step, weight, steps, init, out, stride, scale=None):
+def _tile_of_bytes(builder, kind, rows, scaled, line, line_step, weight, steps, beside, out, stride):
     lanes, unroll = _LANES[kind], max(1, _UNROLL // rows)
     vector = ir.VectorType(_I32, lanes)
     vector_bytes = lanes * 4 // LINE_TYPES[kind]().itemsize
@@ -120,68 +152,22 @@ def _tile_of_bytes(builder, kind, rows, line, line_step, weight, steps, init, ou
             for u in range(1, unroll):
                 total = builder.add(total, builder.load(sums[u][r][v]))
             at = _plus(builder, out, builder.mul(stride, ir.Constant(_I64, r)))
-            _finish(builder, total, init, scale, at, 4 * lanes * v)
+            _finish(builder, total, scaled, beside, at, 4 * lanes * v)
 
 
-def _finish(builder, total, init, scale, at, offset):
-    """Store sums from ``init`` on; or, with scales, add them as floats to what stands there, each operation rounded."""
-    at = _plus(builder, at, offset)
-    if scale is None:
-        _store(builder, builder.add(total, _load(builder, _plus(builder, init, offset), total.type)), at)
-        return
-    floats = ir.VectorType(_F32, total.type.count)
-    value = builder.fmul(builder.sitofp(total, floats), _load(builder, _plus(builder, scale, offset), floats))
-    _store(builder, builder.fadd(_load(builder, at, floats), value), at)
+def _finish(builder, total, scaled, beside, at, offset):
+    """Store a register of sums: see `dot_tile`. Every operation is rounded."""
+    at, beside = _plus(builder, at, offset), _plus(builder, beside, offset)
+    if scaled:
+        floats = ir.VectorType(_F32, total.type.count)
+        value = builder.fmul(builder.sitofp(total, floats), _load(builder, beside, floats))
+        total = builder.fadd(_load(builder, at, floats), value)
+    else:
+        total = builder.add(total, _load(builder, beside, total.type))
+    _store(builder, total, at)
 
 
-@intrinsic(prefer_literal=True)
-def bits_tile(typingctx, kind, bits, rows, line, line_step, weight, units, init, plain, out, stride):
-    """As `dot_tile`, for numbers of 2 to 8 bits as ``bit_packing.py`` keeps them.
-
-    Instructions that multiply bytes get those of 2 to 4 bits out of registers. A shift and a mask bring a step's numbers into
-    the *upper* bits of their bytes. There they have their sign, and are 2**(8 - bits) times what they are; so are the sums,
-    which one shift at the end makes right again, exactly. Sums are not larger on the way than with 8 bits: 7 * 16, 3 * 32 and
-    64 are below 127. Without such instructions all units are unpacked to ``plain`` first.
-    """
-    constants = [argument.literal_value for argument in (kind, bits, rows)]
-
-    def generate(context, builder, signature, arguments):
-        *_, line, line_step, weight, units, init, plain, out, stride = arguments
-        _any_tile(builder, *constants, line, line_step, weight, units, init, plain, out, stride)
-        return context.get_dummy_value()
-
-    return types.void(kind, bits, rows, *[types.intp] * 8), generate
-
-
-@intrinsic(prefer_literal=True)
-def scaled_tile(typingctx, kind, bits, rows, line, line_step, weight, units, scale, plain, totals, stride):
-    """As `bits_tile`, but the sums become floats, are multiplied by ``scale`` and added to what stands at ``totals``."""
-    constants = [argument.literal_value for argument in (kind, bits, rows)]
-
-    def generate(context, builder, signature, arguments):
-        *_, line, line_step, weight, units, scale, plain, totals, stride = arguments
-        _any_tile(builder, *constants, line, line_step, weight, units, None, plain, totals, stride, scale)
-        return context.get_dummy_value()
-
-    return types.void(kind, bits, rows, *[types.intp] * 8), generate
-
-
-def _any_tile(builder, kind, bits, rows, line, line_step, weight, units, init, plain, out, stride, scale=None):
-    """The code of both: numbers are taken out of registers, or unpacked, or lie in bytes as they are."""
-    if bits in FIELDS and DOT_KINDS[kind].endswith("vnni"):
-        _tile_of_bits(builder, kind, bits, rows, line, line_step, weight, units, init, out, stride, scale)
-        return
-    if bits in FIELDS:
-        size, steps = 2 * _LANES[kind] * 4 // LINE_TYPES[kind]().itemsize, len(FIELDS[bits])
-        with cgutils.for_range(builder, units) as loop:
-            from_at = _plus(builder, weight, builder.mul(loop.index, ir.Constant(_I64, size * steps * bits // 8)))
-            to = _plus(builder, plain, builder.mul(loop.index, ir.Constant(_I64, size * steps)))
-            _unpack(builder, bits, size, from_at, to)
-        weight, units = plain, builder.mul(units, ir.Constant(_I64, steps))
-    _tile_of_bytes(builder, kind, rows, line, line_step, weight, units, init, out, stride, scale)
-
-
-def _tile_of_bits(builder, kind, bits, rows, line, line_step, weight, units, init, out, stride, scale):
+def _tile_of_bits(builder, kind, bits, rows, scaled, line, line_step, weight, units, beside, out, stride):
     lanes, chains = _LANES[kind], max(1, _UNROLL // rows)
     vector, size = ir.VectorType(_I32, lanes), lanes * 4
     fields, registers = FIELDS[bits], 2 * len(FIELDS[bits]) * bits // 8  # of a unit
@@ -208,7 +194,7 @@ def _tile_of_bits(builder, kind, bits, rows, line, line_step, weight, units, ini
             for chain in sums[1:]:
                 total = builder.add(total, builder.load(chain[r][v]))
             at = _plus(builder, out, builder.mul(stride, ir.Constant(_I64, r)))
-            _finish(builder, builder.ashr(total, down), init, scale, at, size * v)
+            _finish(builder, builder.ashr(total, down), scaled, beside, at, size * v)
 
 
 @intrinsic(prefer_literal=True)

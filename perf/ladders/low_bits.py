@@ -8,7 +8,7 @@
 -  int8                     the yardstick: the same numbers in a byte each.
 4. a panel at a time        unpacked to a buffer of 16 columns, which stays in the first-level cache. This is what processors
                             without 8-bit products do; here with those of AVX2.
-5. in registers             `bits_tile`: half the bytes are read, a shift and a mask make them whole, and nothing is written
+5. in registers             `dot_tile`: half the bytes are read, a shift and a mask make them whole, and nothing is written
                             but the sums. The shift brings a number into the upper bits of its byte, where it has its sign.
 6. 3 bits                   two of eight numbers are put together from two pieces.
 7. 2 bits

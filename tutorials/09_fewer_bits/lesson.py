@@ -801,6 +801,6 @@ for row in (
 # `FIELDS[3]`; check against `x @ q`. Why would 5 bits not be worth it?
 #
 # **Read on,** in this order: `quantize/affine.py` and `quantize/integer_weight.py` (scales), `kernels/bit_packing.py` and
-# `bits_tile` in `kernels/intrinsics.py` (bytes), `nn/hessian.py` and `quantize/rounding.py`, `quantize/equalize.py`,
+# `dot_tile` in `kernels/intrinsics.py` (bytes), `nn/hessian.py` and `quantize/rounding.py`, `quantize/equalize.py`,
 # `kernels/reference/fake_quant.py`, `quantize/simulated_quantization.py`, `quantize/qat_layers.py` and `quantize/qat.py`,
 # `lab/budget.py` with `knapsack.py` and `search.py`, and at last `lab/precision.py`.
