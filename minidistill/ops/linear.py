@@ -67,7 +67,7 @@ def dense(x, weight, bias=None, activation=None):
         a = x._data if len(shape) == 2 else as_rows(x._data)  # (N, K)
         y, pullback = dense_forward(a, w, b, activation)  # (N, M)
     except (ValueError, IndexError) as error:
-        rule = f"They are (..., K) and (K, M){'' if b is None else f', and a bias, here {shape_b}, is (M,)'}"
+        rule = f"They are (..., K) and (K, M){'' if bias is None else f', and a bias, here {shape_b}, is (M,)'}"
         raise misfit("dense", shape, w.shape, rule) from error
     wants_dx, wants_dw = x.requires_grad, weight.requires_grad
     kept = y if activation == "relu" else None
