@@ -548,7 +548,7 @@ def test_what_cannot_be_prepared():
         quantize.prepare_qat(model, x, bits={"7": 4})
     with pytest.raises(ValueError, match=r"momentum = 1\.0"):
         quantize.prepare_qat(model, x, momentum=1.0)
-    with pytest.raises(ValueError, match="embedding table of 3 bits"):
+    with pytest.raises(ValueError, match="an embedding table got bits = 3"):
         quantize.prepare_qat(nn.Sequential(nn.Embedding(5, 4), nn.Dense(4, 2)), np.arange(4), embedding_bits=3)
     with pytest.raises(ValueError, match="an example input of Twisted was needed"):
         quantize.prepare_qat(

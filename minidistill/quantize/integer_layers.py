@@ -11,54 +11,36 @@ import numpy as np
 
 from .. import ops
 from ..kernels import grouped_dense, int8_dense, int8_sums, quantize, requantize_integer
-from ..nn.forward_only import ForwardOnly
 from ..nn.module import Module
 from ..nn.serialize import register
 from ..nn.wrong_input import WrongFeatures
 from ..tensor import as_tensor, record
 from .affine import ACTIVATION_MAX, LARGEST, bias_room, fixed_point, weight_limit
-from .integer_weight import (
-    check_bits,
-    check_group,
-    dequantize_weight,
-    described,
-    empty_weight,
-    packed_config,
-    round_weight,
-    stored_shape,
-    unpacked_bytes,
-)
+from .integer_weight import IntegerWeight
 from .quantized_tensor import QuantizedTensor, refuse_float_input
 
 _FLOAT32 = np.dtype(np.float32)
 
 
 @register
-class QuantizedDense(ForwardOnly):
+class QuantizedDense(IntegerWeight):
     """A `Dense` layer in integers: uint8 input, weights of 2 to 8 bits, int32 bias and sums, uint8 or float output.
 
     Parameters
     ----------
-    in_features, out_features, activation
-        As in `Dense`.
+    in_features, out_features, activation, bits, group
+        As in `IntegerWeight`.
     after_integers : bool
-        Whether integer layers come before it, so that floats at its input are a surprise (`integers_only`).
+        True after an integer layer: float inputs then mean that a conversion slipped in (`integers_only`).
     integer_only : bool
         Requantize by an int32 multiplier and a shift instead of a float32 multiplier (`kernels.requantize_integer`).
-    bits : int in [2, 8]
-        Of a weight.
-    group : int, optional
-        A multiple of 32: each so many consecutive inputs of a column have a scale of their own.
 
     Attributes
     ----------
-    weight_q : PackedMatrix of int8, shape (K, M), or PackedBits
-        In [-limit, limit], see `weight_limit`. In the kernel's layout in memory. In a file plain int8, or packed to the bit.
-    weight_scale : ndarray of float32, shape (M,), or (G, M) with groups
     bias_q : ndarray of int32, shape (M,)
         At scale ``input_scale * weight_scale``. With groups there is no such scale, and it is the bias itself, float32.
-    weight, bias : ndarray of float32
-        What the integers stand for, computed when asked for: a model may use a layer's weight a second time.
+    bias : ndarray of float32, shape (M,)
+        What the integers stand for, computed when asked for.
     scales : ndarray of float32, shape (2,)
         Of input and output (`input_scale`, `output_scale` look at them). The first is 0 until calibrated, and using it then
         raises; the second is 0 where the output is float.
@@ -73,16 +55,14 @@ class QuantizedDense(ForwardOnly):
     def __init__(
         self, in_features, out_features, activation=None, after_integers=False, integer_only=False, bits=8, group=None
     ):
-        super().__init__(in_features, out_features, activation)
         bias_room(in_features)  # raises if the sums could overflow
+        super().__init__(in_features, out_features, activation, bits, group)
         self.after_integers, self.integer_only = bool(after_integers), bool(integer_only)
-        self.bits, self.group = check_bits(bits), check_group(group, self.in_features)
         if self.group is not None and self.integer_only:
             raise ValueError(
                 f"a layer with group={group} and integer_only=True was asked for.\nSums of groups are added up as floats, "
                 "each times its scale.\nLeave one of them out."
             )
-        self.weight_q, self.weight_scale = empty_weight(in_features, out_features, self.bits, self.group)
         self.bias_q = np.zeros(out_features, np.int32 if self.group is None else np.float32)
         self.scales, self.zero_points = np.zeros(2, np.float32), np.zeros(2, np.uint8)
         self._arguments = None
@@ -92,14 +72,13 @@ class QuantizedDense(ForwardOnly):
     output_scale = property(lambda self: self.scales[1:])
     input_zero_point = property(lambda self: self.zero_points[:1])
     output_zero_point = property(lambda self: self.zero_points[1:])
-    weight = property(lambda self: dequantize_weight(self))
 
     @property
     def bias(self):
         return self.bias_q.astype(np.float32) * (self.sum_scale() if self.group is None else np.float32(1))
 
     @classmethod
-    def from_dense(cls, dense, observer, per_channel=True, clip="max", rounding=None, bits=8, group=None, **options):
+    def from_dense(cls, dense, observer, per_channel=True, clip="max", rounding=None, **options):
         """Quantize a `Dense`; the output is float (see `give_integers`).
 
         Parameters
@@ -107,22 +86,21 @@ class QuantizedDense(ForwardOnly):
         dense : Dense
         observer : object with ``scale()``
             That has seen the layer's inputs.
-        per_channel : bool
-            A scale for each column of the weight, or one for all.
-        clip, rounding
-            As in `post_training`; ``rounding`` an object that has seen the inputs.
-        bits, group, options
-            As above; options are after_integers and integer_only.
+        per_channel, clip, rounding
+            As in `set_weight`.
+        options
+            bits, group, after_integers, integer_only.
 
         Raises
         ------
         ValueError
             If the observer found no usable scale, or a weight is not finite.
         """
-        scale, zero_point = _checked(observer.scale(), observer)
+        layer = cls(dense.in_features, dense.out_features, dense.activation, **options)
+        layer.input_scale[0], layer.input_zero_point[0] = _checked(observer.scale(), observer)
         bias = None if dense.bias is None else dense.bias.data
-        q, weight_scale = round_weight(dense.weight.data, bias, scale, per_channel, bits, group, clip, rounding)
-        return cls.from_integers(dense, q, weight_scale, scale, zero_point, bits=bits, group=group, **options)
+        layer.set_weight(dense.weight.data, bias, layer.input_scale[0], per_channel, clip, rounding)
+        return layer._with_bias(bias)
 
     @classmethod
     def from_integers(cls, dense, q, weight_scale, input_scale, input_zero_point, **options):
@@ -136,24 +114,23 @@ class QuantizedDense(ForwardOnly):
         input_scale : float32
         input_zero_point : int
         options
-            after_integers, integer_only, bits, group.
+            bits, group, after_integers, integer_only.
         """
         layer = cls(dense.in_features, dense.out_features, dense.activation, **options)
         layer.input_scale[0], layer.input_zero_point[0] = input_scale, input_zero_point
         layer.weight_scale[...] = weight_scale
-        layer.weight_q.hold(q)
-        if dense.bias is not None:
-            layer.bias_q[:] = layer.in_steps(dense.bias.data.astype(np.float32))
-        layer.check()
-        return layer
+        layer.set_integers(q)
+        return layer._with_bias(None if dense.bias is None else dense.bias.data)
+
+    def _with_bias(self, bias):
+        if bias is not None:
+            self.bias_q[:] = self.in_steps(bias.astype(np.float32))
+        self.check()
+        return self
 
     def in_steps(self, bias):
         """A bias, float32 (M,), as ``bias_q`` holds it."""
         return bias if self.group is not None else np.rint(bias / self.sum_scale())
-
-    def integers(self):
-        """The weight's integers, int8 (K, M)."""
-        return self.weight_q.integers()
 
     def give_integers(self, scale, zero_point):
         """Make the output uint8 at this scale and zero point, for the integer layers that take it.
@@ -293,18 +270,10 @@ class QuantizedDense(ForwardOnly):
         return self._arguments
 
     def config(self):
-        options = {"after_integers": self.after_integers, "integer_only": self.integer_only}
-        return {**super().config(), **options, **packed_config(self)}
-
-    @staticmethod
-    def stored_shapes(config):
-        """As in `Dense`."""
-        return {"weight_q": stored_shape(config)}
-
-    unpacked_bytes = staticmethod(unpacked_bytes)
+        return {**super().config(), "after_integers": self.after_integers, "integer_only": self.integer_only}
 
     def __repr__(self):
-        return f"{super().__repr__()[:-1]}{described(self)}, output={'uint8' if self.output_scale[0] else 'float32'})"
+        return f"{super().__repr__()[:-1]}, output={'uint8' if self.output_scale[0] else 'float32'})"
 
     def __getstate__(self):
         return {**vars(self), "_arguments": None}  # copies compute it again

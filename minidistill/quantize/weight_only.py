@@ -1,4 +1,4 @@
-"""Layers that are quantized in part. Read ``affine.py``, ``integer_weight.py`` and ``nn/forward_only.py`` before this file.
+"""Layers with integer weights and float activations. Read ``integer_weight.py`` before this file.
 
 - `WeightOnlyDense`: integer weights, float inputs and products. A quarter of the memory or less, no loss from activations, no
   speed.
@@ -15,91 +15,43 @@ import math
 
 import numpy as np
 
-from ..kernels import (
-    add_bias,
-    dequantize_sums,
-    int8_sums,
-    lookup_rows,
-    product,
-    quantize_rows,
-)
+from .. import checks
+from ..kernels import add_bias, dequantize_sums, int8_sums, lookup_rows, product, quantize_rows
 from ..kernels.bit_packing import pack_fields, unpack_fields
-from ..nn.forward_only import ForwardOnly
 from ..nn.layers import check_ids
 from ..nn.module import Module
 from ..nn.serialize import register
 from ..tensor import Tensor
 from .affine import bias_room, nearest, row_scales, weight_limit
-from .integer_weight import (
-    check_bits,
-    check_group,
-    dequantize_weight,
-    described,
-    empty_weight,
-    packed_config,
-    round_weight,
-    stored_shape,
-    unpacked_bytes,
-)
+from .integer_weight import IntegerWeight, check_weight_scale
 
 BLOCK = 256  # rows of a weight that are floats at a time
 
 
-class _FloatInputDense(ForwardOnly):
-    """Integer weights with float inputs and a float bias: what the two classes below share.
+class _FloatBias(IntegerWeight):
+    """What the two classes below share: they take and give floats, and add a bias, float32 (M,) or None.
 
     Parameters
     ----------
-    in_features, out_features, activation, bias
-        As in `Dense`.
-    bits : int in [2, 8]
-        Of a weight.
-    group : int, optional
-        A multiple of 32: each so many consecutive inputs of a column have a scale of their own.
-
-    Attributes
-    ----------
-    weight_q : PackedMatrix of int8, shape (K, M), or PackedBits
-        In [-limit, limit], see `weight_limit`.
-    weight_scale : ndarray of float32, shape (M,), or (G, M) with groups
-    bias : ndarray of float32, shape (M,), or None
-    weight : ndarray of float32, shape (K, M)
-        What the integers stand for, computed when asked for: a model may use a layer's weight a second time.
+    in_features, out_features, activation, bits, group
+        As in `IntegerWeight`.
+    bias : bool
+        Whether there is one.
     """
 
-    weight = property(dequantize_weight)
-
     def __init__(self, in_features, out_features, activation=None, bias=True, bits=8, group=None):
-        super().__init__(in_features, out_features, activation)
-        self.bits, self.group = check_bits(bits), check_group(group, self.in_features)
-        self.weight_q, self.weight_scale = empty_weight(self.in_features, self.out_features, self.bits, self.group)
-        self.bias = np.zeros(out_features, np.float32) if bias else None
+        super().__init__(in_features, out_features, activation, bits, group)
+        self.bias = np.zeros(self.out_features, np.float32) if bias else None
 
     @classmethod
-    def from_dense(cls, dense, per_channel=True, clip="max", rounding=None, bits=8, group=None):
+    def from_dense(cls, dense, per_channel=True, clip="max", rounding=None, **options):
         """Quantize the weight (K, M) of a `Dense`; raises ValueError if it is not finite. See `QuantizedDense.from_dense`."""
-        shape = dense.in_features, dense.out_features
-        layer = cls(*shape, dense.activation, dense.bias is not None, bits=bits, group=group)
-        q, layer.weight_scale[...] = round_weight(
-            dense.weight.data, None, 1.0, per_channel, bits, group, clip, rounding
-        )
-        layer.hold(q)
+        layer = cls(dense.in_features, dense.out_features, dense.activation, dense.bias is not None, **options)
+        layer.set_weight(dense.weight.data, per_channel=per_channel, clip=clip, rounding=rounding)
         if dense.bias is not None:
             layer.bias[:] = dense.bias.data
         layer.check()
         return layer
-
-    def hold(self, q):
-        """Take these integers, int8 (K, M)."""
-        self.weight_q.hold(q)
-
-    def integers(self):
-        """The weight's integers, int8 (K, M)."""
-        return self.weight_q.integers()
-
-    def check(self):
-        """Refuse scales that stand for nothing; run for every layer made or loaded."""
-        _check_scales(self)
 
     def _biased(self, z):
         if self.bias is not None:
@@ -107,21 +59,11 @@ class _FloatInputDense(ForwardOnly):
         return z
 
     def config(self):
-        return {**super().config(), "bias": self.bias is not None, **packed_config(self)}
-
-    @staticmethod
-    def stored_shapes(config):
-        """As in `Dense`."""
-        return {"weight_q": stored_shape(config)}
-
-    unpacked_bytes = staticmethod(unpacked_bytes)
-
-    def __repr__(self):
-        return f"{super().__repr__()[:-1]}{described(self)})"
+        return {**super().config(), "bias": self.bias is not None}
 
 
 @register
-class WeightOnlyDense(_FloatInputDense):
+class WeightOnlyDense(_FloatBias):
     """A `Dense` whose weight is stored in integers, and multiplied as float32, a block of rows at a time.
 
     No kernel reads its integers, so that in memory they are as in a file: ``weight_q`` is an ndarray of int8, shape (K, M),
@@ -132,7 +74,7 @@ class WeightOnlyDense(_FloatInputDense):
         super().__init__(in_features, out_features, activation, bias, bits, group)
         self.weight_q = self.weight_q.copy()
 
-    def hold(self, q):
+    def set_integers(self, q):
         """Take these integers, int8 (K, M)."""
         self.weight_q[...] = q if self.weight_q.ndim == 2 else pack_fields(q, self.bits)
 
@@ -159,7 +101,7 @@ class WeightOnlyDense(_FloatInputDense):
 
 
 @register
-class DynamicDense(_FloatInputDense):
+class DynamicDense(_FloatBias):
     """A `Dense` in integers whose input scale is found anew for each row, from its smallest to its largest number.
 
     A row's result does not depend on the rest of its batch. There are no groups: one scale for each output.
@@ -205,12 +147,11 @@ class QuantizedEmbedding(Module):
     weight = property(lambda self: lookup_rows(*self._table(), np.arange(self.num_embeddings)))
 
     def __init__(self, num_embeddings, embedding_dim, bits=8):
-        if min(num_embeddings, embedding_dim) < 1:
-            raise ValueError(
-                f"QuantizedEmbedding({num_embeddings}, {embedding_dim}) was asked for.\nBoth numbers are at least 1.\n"
-                "Make it with quantize.post_training, from a model with an nn.Embedding."
-            )
-        self.num_embeddings, self.embedding_dim = int(num_embeddings), int(embedding_dim)
+        sizes = (("num_embeddings", num_embeddings, 1000), ("embedding_dim", embedding_dim, 32))
+        self.num_embeddings, self.embedding_dim = (
+            checks.whole("QuantizedEmbedding", name, size, "[1, inf)", "a size of the table", usual)
+            for name, size, usual in sizes
+        )
         self.bits = check_table_bits(bits)
         self.weight_q = np.zeros(**_table_form(num_embeddings, embedding_dim, bits))
         self.weight_scale = np.ones(self.num_embeddings, np.float32)
@@ -220,22 +161,22 @@ class QuantizedEmbedding(Module):
         """Quantize the table (R, D) of an `Embedding`; raises ValueError if it is not finite."""
         layer = cls(embedding.num_embeddings, embedding.embedding_dim, bits)
         table, scale = embedding.weight.data, row_scales(embedding.weight.data, bits)
-        return layer.hold(nearest(table, scale[:, None], weight_limit(bits)), scale)
+        layer.weight_scale[:] = scale
+        layer.set_integers(nearest(table, scale[:, None], weight_limit(bits)))
+        return layer
 
-    def hold(self, q, scale):
-        """Take these integers, int8 (R, D), and scales, (R,). Returns the layer."""
-        self.weight_scale[:] = scale
+    def set_integers(self, q):
+        """Take these integers, int8 (R, D)."""
         if self.bits == 8:
             self.weight_q[:] = q
         else:
-            whole = np.zeros((len(q), self.weight_q.shape[1] * 8 // self.bits), np.int8)
-            whole[:, : q.shape[1]] = q
-            self.weight_q[:] = pack_fields(whole, self.bits).reshape(self.weight_q.shape)
-        return self
+            whole_bytes = np.zeros((len(q), self.weight_q.shape[1] * 8 // self.bits), np.int8)
+            whole_bytes[:, : q.shape[1]] = q
+            self.weight_q[:] = pack_fields(whole_bytes, self.bits).reshape(self.weight_q.shape)
 
     def check(self):
-        """As above."""
-        _check_scales(self)
+        """As in `IntegerWeight`."""
+        check_weight_scale(self)
 
     def forward(self, ids):
         """ids of any shape S, whole numbers in [0, R), to (*S, D)."""
@@ -262,23 +203,11 @@ class QuantizedEmbedding(Module):
 
 
 def check_table_bits(bits):
-    """Return the number of bits of an embedding table, or refuse it."""
-    if bits not in (8, 4, 2):
-        raise ValueError(
-            f"an embedding table of {bits!r} bits was asked for.\nA byte holds one, two or four whole numbers, so that a row "
-            "can be looked up: 8, 4 or 2 bits.\nWrite embedding_bits=4."
-        )
-    return int(bits)
+    """The number of bits of an embedding table: so many that a row begins at a byte and can be looked up."""
+    weight_limit(bits)  # raises
+    return checks.choice("an embedding table", "bits", int(bits), (8, 4, 2), "Write embedding_bits=4.")
 
 
 def _table_form(rows, width, bits):
     """Shape and dtype of the array of a table."""
     return {"shape": (rows, width if bits == 8 else -(-width * bits // 8)), "dtype": np.int8 if bits == 8 else np.uint8}
-
-
-def _check_scales(layer):
-    if not (np.isfinite(layer.weight_scale).all() and layer.weight_scale.min() > 0):
-        raise ValueError(
-            f"{layer!r} has weight scales that are not positive and finite.\nEach stands for one step of an integer.\n"
-            "Make it with quantize.post_training."
-        )
