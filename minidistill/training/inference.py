@@ -195,7 +195,7 @@ def evaluate(model, data, loss=None, metrics=None, batch_size=256):
 def judge(task, predictions, targets):
     """dict of str to float: "loss", then the metrics of a `Task`, of all predictions at once."""
     with no_grad():
-        result = {"loss": plain_number(task.loss(predictions, targets))}
+        result = {"loss": plain_number("evaluate found that the loss", task.loss(predictions, targets))}
     return result | {name: metric(predictions, targets) for name, metric in task.metrics.items()}
 
 

@@ -15,11 +15,10 @@ the lowest of tied classes, and ``logit > 0``. There is nothing to average: the 
 
 from __future__ import annotations
 
-import difflib
-
 import numpy as np
 
 from .. import checks
+from .returned import plain_number
 
 
 def accuracy(logits, labels):
@@ -177,15 +176,14 @@ def ndcg_at_k(scores, relevant, k=10):
     return float(np.mean((gains[:, :k] * discount).sum(axis=1)[known] / best[known]))
 
 
-def _alike(who, predictions, targets):
+def _alike(who, predictions, targets, names=("predictions", "targets")):
     """Both as arrays of one shape."""
-    predictions, targets = _numbers(who, "predictions", predictions), _numbers(who, "targets", targets)
+    predictions, targets = (_numbers(who, name, values) for name, values in zip(names, (predictions, targets)))
     if predictions.shape != targets.shape:
-        cure = "Give one target for each prediction."
-        if predictions.size == targets.size:
-            cure = f"Reshape the targets: y.reshape{predictions.shape}."
+        fits = predictions.size == targets.size
+        cure = f"Reshape the {names[1]}: y.reshape{predictions.shape}." if fits else f"Give as many {names[1]}."
         raise ValueError(
-            f"{who} got predictions of shape {predictions.shape} and targets of shape {targets.shape}.\n"
+            f"{who} got {names[0]} of shape {predictions.shape} and {names[1]} of shape {targets.shape}.\n"
             f"Both have one shape; nothing is broadcast.\n{cure}"
         )
     return predictions, targets
@@ -223,12 +221,11 @@ def _classes(who, logits, labels, rows=False):
 def _rankings(who, scores, relevant, k):
     """(scores, relevance, both (users, items), the number of places that count)."""
     k = checks.whole(who, "k", k, "[1, inf)", "how many places count from the top", 10)
-    scores, relevant = _numbers(who, "scores", scores), _numbers(who, "relevance", relevant)
-    if scores.shape != relevant.shape or scores.ndim != 2 or relevant.min() < 0:
+    scores, relevant = _alike(who, scores, relevant, ("scores", "relevance"))
+    if scores.ndim != 2 or relevant.min() < 0:
         raise ValueError(
-            f"{who} got scores of shape {scores.shape} and relevance of shape {relevant.shape}, its least "
-            f"{float(relevant.min()):.4g}.\nBoth are (users, items), and relevance is not negative.\n"
-            "Pass one row of scores for each user, over all items, and 0 for what is not relevant."
+            f"{who} got scores of shape {scores.shape}, and a relevance of {float(relevant.min()):.4g}.\nBoth are (users, "
+            "items), and relevance is not negative.\nPass one row for each user, with 0 for what is not relevant."
         )
     return scores, relevant, min(k, scores.shape[1])
 
@@ -236,9 +233,9 @@ def _rankings(who, scores, relevant, k):
 def _numbers(who, name, values):
     """An array of real numbers, not empty and without NaN: an average over any of these would be a number all the same."""
     values = np.asarray(values)
-    rest = values.dtype.kind not in "buif" or values.size == 0
-    if rest or (values.dtype.kind == "f" and np.isnan(values).any()):
-        found = f"an array of shape {values.shape} and type {values.dtype}" if rest else f"{np.isnan(values).sum()} NaN"
+    nan = values.dtype.kind == "f" and np.isnan(values).sum()
+    if nan or values.dtype.kind not in "buif" or values.size == 0:
+        found = f"{nan} NaN" if nan else f"an array of shape {values.shape} and type {values.dtype}"
         raise ValueError(
             f"{who} got {found} as {name}.\nA metric takes real numbers, at least one and none of them NaN.\n"
             "Find out where they come from; leave out samples without a target."
@@ -246,20 +243,15 @@ def _numbers(who, name, values):
     return values
 
 
-_NAMED = (
-    accuracy, top_k_accuracy, binary_accuracy, rmse, auc, expected_calibration_error, hit_rate_at_k, ndcg_at_k,
-)  # fmt: skip
-METRICS = {f.__name__: f for f in _NAMED}
+_ALL = accuracy, top_k_accuracy, binary_accuracy, rmse, auc, expected_calibration_error, hit_rate_at_k, ndcg_at_k
+METRICS = {metric.__name__: metric for metric in _ALL}
 
 
 def find_metrics(metrics):
     """{name: function that returns a float} from a list of names and functions."""
-    if isinstance(metrics, str) or callable(metrics) or not hasattr(metrics, "__iter__"):
-        one = getattr(metrics, "__name__", repr(metrics))
-        raise TypeError(
-            f"training got metrics = {one}.\nIt is a list of names and functions.\n"
-            f"Write metrics=[{one if isinstance(metrics, str) or callable(metrics) else repr('accuracy')}]."
-        )
+    one = getattr(metrics, "__name__", repr(metrics)) if isinstance(metrics, str) or callable(metrics) else "'accuracy'"
+    rule, advice = "a list of names and functions", f"Write metrics=[{one}]."
+    checks.instance("training", "metrics", metrics, (list, tuple), rule, advice)
     found = [_named(metric) for metric in metrics]
     names = [name for name, _ in found]
     if len(set(names)) < len(names) or "loss" in names:
@@ -272,23 +264,13 @@ def find_metrics(metrics):
 
 def _named(metric):
     """(name, the metric with a float as its result)."""
-    if callable(metric):
-        name = getattr(metric, "__name__", type(metric).__name__)
-    else:
-        nearest = difflib.get_close_matches(str(metric), METRICS, 1, 0.5) or ["accuracy"]
-        advice = f"Write metrics={nearest}, or pass a function of (predictions, targets)."
-        name = checks.choice("training", "a metric", metric, METRICS, advice)
-        metric = METRICS[name]
+    if not callable(metric):
+        advice = "Write metrics=['accuracy'], or pass a function of (predictions, targets)."
+        metric = METRICS[checks.choice("training", "a metric", metric, METRICS, advice)]
+    name = getattr(metric, "__name__", type(metric).__name__)
 
     def as_float(predictions, targets):
-        value = metric(predictions, targets)
-        number = np.asarray(value)
-        if number.size != 1 or number.dtype.kind not in "buif":
-            raise TypeError(
-                f"the metric {name!r} returned a {type(value).__name__} of shape {number.shape}.\nIt is one number over all "
-                "samples.\nReturn the mean: float(np.mean(...))."
-            )
-        return float(number.item())
+        return float(plain_number(f"the result of the metric {name!r}", metric(predictions, targets)))
 
-    as_float.__name__, as_float.__wrapped__ = name, metric
+    as_float.__wrapped__ = metric
     return name, as_float

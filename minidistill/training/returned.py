@@ -11,15 +11,7 @@ from ..tensor import Tensor
 
 
 def one_output(who, model, output):
-    """The output of a model, a Tensor.
-
-    Parameters
-    ----------
-    who : str
-        For the error text.
-    model : Module
-    output : object
-        What calling it returned.
+    """The output of a model, a Tensor; ``who`` is the function that asked.
 
     Raises
     ------
@@ -27,16 +19,15 @@ def one_output(who, model, output):
     """
     if isinstance(output, Tensor):
         return output
-    what, cure = f"a {type(output).__name__}", "Return what the last layer gives."
+    cure = (
+        "Return the Tensor that the last layer gives, without .numpy() or .data: nothing before them would be trained."
+    )
     if output is None:
-        what, cure = "None", "End its forward in return: def forward(self, x): return self.layer(x)."
+        cure = "End its forward in return: def forward(self, x): return self.layer(x)."
     elif isinstance(output, (tuple, list)):
-        what = f"a {type(output).__name__} of {len(output)}"
         cure = "Join them, return ops.concatenate([a, b], axis=-1), and cut them in the loss: out[:, :10], out[:, 10:]."
-    elif isinstance(output, (np.ndarray, np.generic, float)):
-        cure = "Return the Tensor itself, without .numpy() or .data: nothing before them would be trained."
     raise TypeError(
-        f"{who} found that the forward of {type(model).__name__} returns {what}.\n"
+        f"{who} found that the forward of {type(model).__name__} returns {_shown(output)}.\n"
         f"A model returns one Tensor, with a row for each sample.\n{cure}"
     )
 
@@ -67,30 +58,24 @@ def one_number(who, value, trained=True):
     ------
     TypeError, ValueError
     """
-    if isinstance(value, Tensor):
-        if value._data.size == 1 and (value.requires_grad or not trained):
-            return value
-        what = f"a Tensor of shape {value.shape}"
-        cure = "Average over the batch: return value.mean()."
-        if value._data.size == 1:
-            what += " that depends on no weight"
-            cure = (
-                "Compute it from the model's outputs, without .numpy(), .item() or float() on the way; a model whose "
-                "parameters all have requires_grad=False has nothing to train."
-            )
-        raise ValueError(f"{who} found that the loss is {what}.\nA loss is one number, made from the outputs.\n{cure}")
-    what = "None" if value is None else f"{value!r}, a {type(value).__name__}"
-    what = what if len(what) < 60 else f"a {type(value).__name__}"
-    cure = (
-        "End the function in return." if value is None else "Leave out .item(), .numpy() and float(); return a Tensor."
-    )
-    raise TypeError(
-        f"{who} found that the loss is {what}.\nA loss returns a Tensor, whose gradient can be taken.\n{cure}"
-    )
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{who} found that the loss is {_shown(value)}.\nA loss returns a Tensor, whose gradient can be taken.\n"
+            f"{'End the function in return.' if value is None else 'Leave out .item(), .numpy() and float().'}"
+        )
+    if value._data.size != 1:
+        plain_number(f"{who} found that the loss", value)
+    if trained and not value.requires_grad:
+        raise ValueError(
+            f"{who} found that the loss depends on no weight.\nA loss is made from the model's outputs.\n"
+            "Compute it without .numpy(), .item() or float() on the way. A model whose parameters all have "
+            "requires_grad=False has nothing to train."
+        )
+    return value
 
 
-def plain_number(value):
-    """What a loss returned, as a float, where nothing is trained: any single number will do.
+def plain_number(what, value):
+    """A result as a number of Python, where nothing is trained: any single number will do.
 
     Raises
     ------
@@ -98,9 +83,16 @@ def plain_number(value):
     """
     array = np.asarray(value.data if isinstance(value, Tensor) else value)
     if array.size != 1 or array.dtype.kind not in "fiub":
-        what = "None" if value is None else f"a {type(value).__name__} of shape {array.shape}"
         raise TypeError(
-            f"evaluate found that the loss is {what}.\nA loss is one number for all samples.\n"
-            "Return one: end the function in return, and average, value.mean()."
+            f"{what} is {_shown(value)}.\nIt is one number for all samples.\n"
+            "Return one: end the function in return, and average over the batch, return value.mean()."
         )
     return array.item()
+
+
+def _shown(value):
+    """What was returned, for an error text."""
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    shape = f" of shape {value.shape}" if getattr(value, "shape", ()) else ""
+    return "None" if value is None else f"a {type(value).__name__}{shape}"
