@@ -6,6 +6,7 @@ Prints each file, the sums that have a budget, and "over budget" where one is ex
 
 import ast
 import io
+import re
 import sys
 import tokenize
 from pathlib import Path
@@ -19,6 +20,7 @@ BUDGETS = {
     "laboratory (lab/)": (1_400, lambda top: top == "lab"),
     "everything": (12_000, lambda top: True),
 }
+AFTERNOON = 2_000  # lines of the README's reading path, docstrings included
 GUARDS = 12.0  # % of the code lines that may be `if` blocks ending in raise, outside checks.py
 
 
@@ -43,6 +45,33 @@ def guard_lines(text):
     return guards & code_lines(text)
 
 
+def reading_path(readme):
+    """[(file, name, lines)] of the functions and classes that the README's "Read it in an afternoon" lists.
+
+    Raises
+    ------
+    LookupError
+        If one of them does not exist.
+    """
+    section = readme.split("## Read it in an afternoon")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    path = []
+    for file, names in re.findall(r"`([\w/]+\.py)`: ((?:`[\w.]+`(?:, )?)+)", "\n".join(rows)):
+        tree = ast.parse((ENGINE / file).read_text())
+        path += [(file, name, _length(tree, name)) for name in re.findall(r"`([\w.]+)`", names)]
+    return path
+
+
+def _length(tree, name):
+    for part in name.split("."):
+        kinds = ast.FunctionDef, ast.ClassDef
+        found = [node for node in tree.body if isinstance(node, kinds) and node.name == part]
+        if not found:
+            raise LookupError(f"{name} is on the README's reading path, and does not exist")
+        tree = found[0]
+    return tree.end_lineno - tree.lineno + 1
+
+
 def main(check=False):
     files = {path.relative_to(ENGINE).as_posix(): path.read_text() for path in sorted(ENGINE.rglob("*.py"))}
     counts = {name: len(code_lines(text)) for name, text in files.items()}
@@ -59,6 +88,12 @@ def main(check=False):
     print(
         f"{'refusals (if ... raise, not in checks.py)':<40} {share:>5.1f} %, budget {GUARDS:>5.1f} %"
         + "  over budget" * (share > GUARDS)
+    )
+    lines = sum(count for _, _, count in reading_path((ENGINE.parent / "README.md").read_text()))
+    over += ["path"] * (lines > AFTERNOON)
+    print(
+        f"{'afternoon (the README lists it)':<40} {lines:>6} lines, budget {AFTERNOON:>5}"
+        + "  over budget" * (lines > AFTERNOON)
     )
     sys.exit(int(check and bool(over)))
 

@@ -304,7 +304,7 @@ def test_mistakes_are_told(options, text):
 
 
 def test_a_table_of_odd_bits_is_refused():
-    with pytest.raises(ValueError, match="an embedding table got bits = 3.\nIt is one of 8, 4, 2"):
+    with pytest.raises(ValueError, match=r"an embedding table got bits = 3\.\nIt is one of 8, 4, 2"):
         quantize.post_training(nn.Sequential(nn.Embedding(5, 4), nn.Dense(4, 2)), np.arange(5), embedding_bits=3)
 
 

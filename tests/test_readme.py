@@ -10,17 +10,33 @@ import pytest
 from apple import STRICT
 
 from minidistill.cli import _parser
+from perf import code_size
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+RESULTS = (ROOT / "perf" / "RESULTS.md").read_text()
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.split("\n")[0])
+def blocks(language, text=README):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_it_is_short():
+    assert README.count("\n") <= 190 and len(README.split()) <= 2000
+
+
+def test_the_reading_path_exists_and_takes_an_afternoon():
+    path = code_size.reading_path(README)
+    assert sum(lines for _, _, lines in path) <= code_size.AFTERNOON
+    assert len(path) >= 40 and len({(file, name) for file, name, _ in path}) == len(path)
+    with pytest.raises(LookupError, match="no_such_function is on the README's reading path"):
+        code_size.reading_path(README.replace("`record`", "`no_such_function`"))
+
+
+@pytest.mark.parametrize("code", blocks("python") + blocks("python", RESULTS), ids=lambda code: code.split("\n")[0])
 def test_code_blocks_run_as_written(code, tmp_path):
     result = subprocess.run([sys.executable, *STRICT, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -56,6 +72,11 @@ def test_every_command_line_is_understood():
         words = shlex.split(line, comments=True)
         words = words[next(i for i, w in enumerate(words) if w.endswith("minidistill")) + 1 :]
         assert callable(_parser().parse_args(words).run)
+
+
+def test_every_file_that_the_results_name_exists():
+    for path in re.findall(r"\]\(([\w/.-]+)\)", RESULTS):
+        assert (ROOT / "perf" / path).exists(), path
 
 
 def test_every_file_that_is_named_exists():
