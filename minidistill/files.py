@@ -35,27 +35,11 @@ MAX_EXPANSION = 200  # measured: normal float32 deflates by 1.1, the same 90% pr
 PLAIN_KINDS = "biufcSUMm"  # dtype kinds whose bytes are the values: no objects, no records
 
 # Version 3 differs only in the names of record fields, and records are refused.
-_HEADER_READERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
+_HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 # All that zipfile and numpy's header parser were seen to raise on damaged bytes.
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    tokenize.TokenError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, AttributeError, EOFError, LookupError)
+_DAMAGE += (MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError)
 
 
 class FileFormatError(ValueError):
@@ -189,17 +173,13 @@ def write_npz(path, arrays, compressed=False):
 def _plain_array(path, name, array):
     """`array` in C order, if it can be stored under `name`."""
     if not isinstance(name, str) or not name or "\0" in name:
-        raise ValueError(
-            f"Could not write {os.fspath(path)}.\n{name!r} cannot be the name of an array in it.\n"
-            "Use a non-empty string, such as 'weight'."
-        )
+        rule = f"{name!r} cannot be the name of an array in it."
+        raise ValueError(f"Could not write {os.fspath(path)}.\n{rule}\nUse a non-empty string, such as 'weight'.")
     array = np.asarray(array, order="C")
     if array.dtype.kind not in PLAIN_KINDS:
-        raise ValueError(
-            f"Could not write {os.fspath(path)}: array {name!r} has dtype {array.dtype}.\n"
-            "Only arrays of numbers, booleans, text or dates can be stored without pickle.\n"
-            "Convert it first, for example with array.astype(np.float32)."
-        )
+        rule = "Only arrays of numbers, booleans, text or dates can be stored without pickle."
+        cure = "Convert it first, for example with array.astype(np.float32)."
+        raise ValueError(f"Could not write {os.fspath(path)}: array {name!r} has dtype {array.dtype}.\n{rule}\n{cure}")
     return array
 
 
@@ -244,11 +224,8 @@ def _damage_named(path):
         raise
     except _DAMAGE as error:
         cause = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise bad_file(
-            path,
-            f"It cannot be used as an .npz archive: {cause}.",
-            "Fetch or save it again.",
-        ) from error
+        rule = f"It cannot be used as an .npz archive: {cause}."
+        raise bad_file(path, rule, "Fetch or save it again.") from error
 
 
 def _check_sizes(path, entries, max_bytes):
@@ -256,17 +233,12 @@ def _check_sizes(path, entries, max_bytes):
     file_bytes = path.stat().st_size
     total = sum(entry.file_size for entry in entries)
     if total > max_bytes:
-        raise bad_file(
-            path,
-            f"It unpacks to {total:,} bytes, more than max_bytes = {max_bytes:,}.",
-            "If you trust it, pass a larger max_bytes.",
-        )
+        rule = f"It unpacks to {total:,} bytes, more than max_bytes = {max_bytes:,}."
+        raise bad_file(path, rule, "If you trust it, pass a larger max_bytes.")
     if total > SMALL_ARCHIVE and total > MAX_EXPANSION * file_bytes:
-        raise bad_file(
-            path,
-            f"It unpacks to {total:,} bytes, more than {MAX_EXPANSION} times its own {file_bytes:,}.",
-            "If you trust it, save it again uncompressed: np.savez(path, **np.load(path)).",
-        )
+        rule = f"It unpacks to {total:,} bytes, more than {MAX_EXPANSION} times its own {file_bytes:,}."
+        cure = "If you trust it, save it again uncompressed: np.savez(path, **np.load(path))."
+        raise bad_file(path, rule, cure)
     names = Counter(entry.filename for entry in entries)
     for name, count in names.items():
         if count > 1:
@@ -285,19 +257,13 @@ def _check_entry(path, archive, entry):
         header_bytes = member.tell()
     if dtype.kind not in PLAIN_KINDS or dtype.itemsize == 0:
         pickled = " (pickled objects, which can run code)" if dtype.hasobject else ""
-        raise bad_file(
-            path,
-            f"Array {entry.filename!r} has dtype {dtype}{pickled}; only plain arrays are read.",
-            "Convert it to numbers and save it again.",
-        )
+        rule = f"Array {entry.filename!r} has dtype {dtype}{pickled}; only plain arrays are read."
+        raise bad_file(path, rule, "Convert it to numbers and save it again.")
     array_bytes = math.prod(shape) * dtype.itemsize
     if header_bytes + array_bytes != entry.file_size:
-        raise bad_file(
-            path,
-            f"Array {entry.filename!r} declares shape {shape} of {dtype}, {array_bytes:,} bytes, "
-            f"but {entry.file_size - header_bytes:,} are stored.",
-            "Fetch or save it again.",
-        )
+        declared = f"Array {entry.filename!r} declares shape {shape} of {dtype}, {array_bytes:,} bytes"
+        rule = f"{declared}, but {entry.file_size - header_bytes:,} are stored."
+        raise bad_file(path, rule, "Fetch or save it again.")
 
 
 def _read_entry(archive, entry):

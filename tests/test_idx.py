@@ -71,7 +71,7 @@ def test_missing(tmp_path):
         (b"\0\0\x08\2\0\0\0\0\xff\xff\xff\xff", r"shape \(0, 4294967295\), which holds no values"),
         (b"\0\0\x08\1\0\0\0\3\1\2", r"shape \(3,\) of uint8, 3 bytes, but it holds 2"),
         (b"\0\0\x08\1\0\0\0\3\1\2\3\4", r"shape \(3,\) of uint8, 3 bytes, but it holds (4|more)"),
-        (b"\0\0\x0e\3" + b"\xff" * 12, "bytes, but it holds (at most .*|0)"),
+        (b"\0\0\x0e\3" + b"\xff" * 12, "bytes, but it holds 0"),
     ],
 )
 def test_bad_content(tmp_path, data, match, compressed):
@@ -111,7 +111,7 @@ def test_damaged_gzip(tmp_path):
 def test_gzip_bombs_cost_no_memory(tmp_path):
     promises_much = gzip.compress(b"\0\0\x08\3" + b"\0\0\xff\xff" * 3)
     holds_much = gzip.compress(b"\0\0\x08\1\0\0\0\1" + bytes(2**26))
-    for data, match in ((promises_much, "but it holds at most"), (holds_much, "1 bytes, but it holds more")):
+    for data, match in ((promises_much, "but it holds 0"), (holds_much, "1 bytes, but it holds more")):
         (tmp_path / "x").write_bytes(data)
         tracemalloc.start()
         try:

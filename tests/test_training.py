@@ -234,7 +234,7 @@ def test_schedules_count_steps(digits):
         (lambda m, d: fit(lambda x: x, d), TypeError, "a function as the model"),
         (lambda m, d: fit(m, Dataset(d.x)), ValueError, "without targets"),
         (lambda m, d: fit(m, d, epochs=0), ValueError, "epochs = 0"),
-        (lambda m, d: fit(m, d, batch_size=0), ValueError, "batch_size=0"),
+        (lambda m, d: fit(m, d, batch_size=0), ValueError, "batch_size = 0"),
         (lambda m, d: fit(m, d, validation=1.5), ValueError, "validation = 1.5"),
         (lambda m, d: fit(m, d, metrics=["f1"]), ValueError, "a metric = 'f1'"),
         (lambda m, d: fit(m, d, loss="mse"), TypeError, "loss = 'mse'"),

@@ -11,21 +11,3 @@ from .download import data_home, fetch
 from .idx import load_fashion_mnist, load_mnist, read_idx
 from .ratings import MadeRatings, make_ratings
 from .tables import Ratings, load_csv, load_movielens, load_npz
-
-__all__ = [
-    "Batch",
-    "Dataset",
-    "MadeRatings",
-    "Ratings",
-    "data_home",
-    "fetch",
-    "load_csv",
-    "load_digits",
-    "load_fashion_mnist",
-    "load_mnist",
-    "load_movielens",
-    "load_npz",
-    "make_ratings",
-    "read_idx",
-    "shift",
-]

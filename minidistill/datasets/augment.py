@@ -34,20 +34,13 @@ def shift(images, height, width, max_pixels=1, rng=None):
     """
     for name, value in (("height", height), ("width", width)):
         checks.whole("shift()", name, value, "[1, inf)", "the pixels of an image on that side", 28)
-    checks.whole("shift()", "max_pixels", max_pixels, "[0, inf)", "the largest shift", 1)
+    most = min(height, width) - 1  # so that a part of each image stays
+    checks.whole("shift()", "max_pixels", max_pixels, f"[0, {most}]", "the largest shift, in pixels", min(1, most))
     images = checks.array("shift()", "images", images)
     if images.shape[1:] not in [(height * width,), (height, width)]:
-        raise ValueError(
-            f"shift() got images of shape {images.shape}.\n"
-            f"They must be (N, {height * width}) or (N, {height}, {width}) for {height} x {width} pixels.\n"
-            "Pass the height and width of your images, or reshape them."
-        )
-    if not 0 <= max_pixels < min(height, width):
-        raise ValueError(
-            f"shift() got max_pixels={max_pixels}.\n"
-            f"It must be between 0 and {min(height, width) - 1}, or nothing of an image may be left.\n"
-            "Use 1 for 8 x 8 digits, 2 for 28 x 28."
-        )
+        rule = f"They must be (N, {height * width}) or (N, {height}, {width}) for {height} x {width} pixels."
+        cure = "Pass the height and width of your images, or reshape them."
+        raise ValueError(f"shift() got images of shape {images.shape}.\n{rule}\n{cure}")
     from ..kernels import shift_images  # here and not above: data can be read without Numba
 
     n, m = len(images), max_pixels

@@ -69,9 +69,9 @@ class Dataset:
             )
         several = isinstance(x, tuple)
         if several and not x:
+            rule = "A tuple of inputs holds at least one array."
             raise ValueError(
-                "Dataset() got an empty tuple as x.\nA tuple of inputs holds at least one array.\n"
-                "Pass Dataset(x, y), or Dataset((user_ids, item_ids), y)."
+                f"Dataset() got an empty tuple as x.\n{rule}\nPass Dataset(x, y), or Dataset((users, items), y)."
             )
         arrays = {f"x[{i}]": a for i, a in enumerate(x)} if several else {"x": x}
         inputs = {name: _checked_array(name, a, dtype) for name, a in arrays.items()}
@@ -87,15 +87,11 @@ class Dataset:
         lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) > 1:
             told = ", ".join(f"{name} of length {length}" for name, length in lengths.items())
-            raise ValueError(
-                f"Dataset() got {told}.\nAll arrays must have one entry a sample on their first axis.\n"
-                f"{self._length_cure(x, arrays)}"
-            )
+            rule = "All arrays must have one entry a sample on their first axis."
+            raise ValueError(f"Dataset() got {told}.\n{rule}\n{self._length_cure(x, arrays)}")
         if 0 in lengths.values():
-            raise ValueError(
-                "Dataset() got no samples.\nA data set holds at least one.\n"
-                "Check the file, mask or slice that the arrays come from."
-            )
+            cure = "Check the file, mask or slice that the arrays come from."
+            raise ValueError(f"Dataset() got no samples.\nA data set holds at least one.\n{cure}")
 
     def _length_cure(self, x, arrays):
         """What to write when lengths differ: it depends on how x came, and on its other axes."""
@@ -128,10 +124,8 @@ class Dataset:
         if self.y is None or self.y.dtype.kind != "i" or self.y.ndim != 1 or self.y.min() < 0:
             column = self.y is not None and self.y.shape[1:] == (1,)
             cure = "Make the column a vector: y.ravel()." if column else "For one-hot rows, y.argmax(axis=1)."
-            raise ValueError(
-                f"num_classes was asked of {self!r}.\n"
-                f"Only class ids, integers >= 0 of shape (N,), have classes.\nPass the ids as y. {cure}"
-            )
+            rule = "Only class ids, integers >= 0 of shape (N,), have classes."
+            raise ValueError(f"num_classes was asked of {self!r}.\n{rule}\nPass the ids as y. {cure}")
         return int(self.y.max()) + 1
 
     def __len__(self):
@@ -162,10 +156,8 @@ class Dataset:
         index = index if isinstance(index, slice) else self._checked_index(index)
         part = self._take(index)
         if not len(part):
-            raise ValueError(
-                f"Indexing took no sample out of {len(self)}.\nA data set holds at least one.\n"
-                "Check the slice, mask or positions."
-            )
+            cure = "Check the slice, mask or positions."
+            raise ValueError(f"Indexing took no sample out of {len(self)}.\nA data set holds at least one.\n{cure}")
         return part
 
     def __iter__(self):
@@ -178,22 +170,17 @@ class Dataset:
         index = np.asarray(given, dtype=np.int64 if np.size(given) == 0 else None)
         if index.ndim != 1 or index.dtype.kind not in "iub":
             shown = repr(given) if index.ndim == 0 else f"{index.dtype} of shape {index.shape}"
-            raise TypeError(
-                f"A Dataset was indexed with {shown}.\n"
-                "It takes a slice, a 1-D array of integers or a 1-D boolean mask.\n"
-                "For one sample write dataset[i : i + 1]; for its arrays, dataset.x[i]."
-            )
+            rule = "It takes a slice, a 1-D array of integers or a 1-D boolean mask."
+            cure = "For one sample write dataset[i : i + 1]; for its arrays, dataset.x[i]."
+            raise TypeError(f"A Dataset was indexed with {shown}.\n{rule}\n{cure}")
         n = len(self)
         if index.dtype.kind == "b" and len(index) != n:
-            raise IndexError(
-                f"A Dataset of {n} samples was indexed with a mask of {len(index)}.\n"
-                "A mask has one entry a sample.\nBuild it from the same data set, for example dataset.y == 3."
-            )
+            rule = "A mask has one entry a sample."
+            cure = "Build it from the same data set, for example dataset.y == 3."
+            raise IndexError(f"A Dataset of {n} samples was indexed with a mask of {len(index)}.\n{rule}\n{cure}")
         if index.dtype.kind != "b" and len(index) and not (-n <= index.min() and index.max() < n):
-            raise IndexError(
-                f"A Dataset of {n} samples was indexed with positions from {index.min()} to {index.max()}.\n"
-                f"Positions lie between {-n} and {n - 1}.\nTake them from range(len(dataset))."
-            )
+            given = f"A Dataset of {n} samples was indexed with positions from {index.min()} to {index.max()}."
+            raise IndexError(f"{given}\nPositions lie between {-n} and {n - 1}.\nTake them from range(len(dataset)).")
         return index
 
     def _take(self, index):
@@ -241,7 +228,7 @@ class Dataset:
 
         Raises
         ------
-        ValueError
+        TypeError, ValueError
             If `batch_size` is not an integer of at least 1; at the call, not at the first batch.
         """
         check_batch_size(batch_size)
@@ -259,12 +246,8 @@ class Dataset:
 
 
 def check_batch_size(batch_size):
-    """Refuse what is no whole number of at least 1."""
-    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise ValueError(
-            f"batches() got batch_size={batch_size!r}.\nA batch holds at least one sample.\n"
-            "Pass an integer of 1 or more, such as 32."
-        )
+    """Refuse what is not a whole number of at least 1."""
+    checks.whole("batches()", "batch_size", batch_size, "[1, inf)", "how many samples a batch holds", 32)
 
 
 def _checked_array(name, values, dtype):
@@ -276,9 +259,9 @@ def _checked_array(name, values, dtype):
             cure = "Number the classes: names, y = np.unique(y, return_inverse=True)."
         raise TypeError(f"Dataset() got {name} of dtype {array.dtype}.\nData sets hold real numbers.\n{cure}")
     if array.ndim == 0:
+        cure = f"Pass an array, such as [{array}]."
         raise ValueError(
-            f"Dataset() got the single number {array} as {name}.\nThe first axis counts the samples.\n"
-            f"Pass an array, such as [{array}]."
+            f"Dataset() got the single number {array} as {name}.\nThe first axis counts the samples.\n{cure}"
         )
     floating = array.dtype.kind == "f"
     if floating and dtype is not None:
@@ -294,12 +277,10 @@ def _finite(name, array):
             return array
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
-        place = tuple(bad[0].tolist())
-        raise ValueError(
-            f"Dataset() got {name} with {len(bad)} of {array.size} values NaN or infinite as {array.dtype}, "
-            f"the first at {name}{list(place)}.\nEvery value must be finite.\n"
-            "Drop those samples, for example by the mask np.isfinite(x).all(axis=1), or fill them."
-        )
+        given = f"{name} with {len(bad)} of {array.size} values NaN or infinite as {array.dtype}"
+        cure = "Drop those samples, for example by the mask np.isfinite(x).all(axis=1), or fill them."
+        first = f"the first at {name}{bad[0].tolist()}"
+        raise ValueError(f"Dataset() got {given}, {first}.\nEvery value must be finite.\n{cure}")
     return array
 
 
@@ -307,24 +288,19 @@ def _cuts(sizes, n):
     """Positions at which `split` cuts a shuffled order of `n` samples."""
     counts = all(isinstance(size, (int, np.integer)) and not isinstance(size, bool) for size in sizes)
     if not sizes or not (counts or all(isinstance(size, (float, np.floating)) for size in sizes)):
-        raise TypeError(
-            f"split() got sizes {sizes}.\nThey are all fractions (float) or all counts (int), at least one.\n"
-            "Write split(0.8, 0.2), or split(100) for 100 samples and the rest."
-        )
+        rule = "They are all fractions (float) or all counts (int), at least one."
+        cure = "Write split(0.8, 0.2), or split(100) for 100 samples and the rest."
+        raise TypeError(f"split() got sizes {sizes}.\n{rule}\n{cure}")
     ends = list(accumulate(sizes))
     whole, tolerance = (n, 0) if counts else (1.0, 1e-9)  # 0.7 + 0.2 + 0.1 is not quite 1
     if not (min(sizes) > 0 and ends[-1] <= whole + tolerance):
-        raise ValueError(
-            f"split() of {n} samples got sizes {sizes}.\n"
-            f"They must be positive and add up to at most {whole}.\n"
-            "Leave the last one out to have it filled with the rest."
-        )
+        rule = f"They must be positive and add up to at most {whole}."
+        cure = "Leave the last one out to have it filled with the rest."
+        raise ValueError(f"split() of {n} samples got sizes {sizes}.\n{rule}\n{cure}")
     if ends[-1] >= whole - tolerance:
         ends.pop()  # nothing is left over: the last part ends where the data does
     cuts = [int(end) if counts else round(end * n) for end in ends]
     if min(np.diff([0, *cuts, n])) < 1:
-        raise ValueError(
-            f"split() of {n} samples into {sizes} leaves a part empty.\nEvery part holds at least one.\n"
-            "Use larger fractions or fewer parts."
-        )
+        rest = "Every part holds at least one.\nUse larger fractions or fewer parts."
+        raise ValueError(f"split() of {n} samples into {sizes} leaves a part empty.\n{rest}")
     return cuts

@@ -36,7 +36,5 @@ def load_digits():
     order = arrays["order"]
     x = arrays["images"][order].astype(np.float32) / 16
     y = arrays["labels"][order]
-    return (
-        Dataset(x[:TRAIN_SAMPLES], y[:TRAIN_SAMPLES]),
-        Dataset(x[TRAIN_SAMPLES:], y[TRAIN_SAMPLES:]),
-    )
+    train, test = slice(TRAIN_SAMPLES), slice(TRAIN_SAMPLES, None)
+    return Dataset(x[train], y[train]), Dataset(x[test], y[test])

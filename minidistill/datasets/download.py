@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from .. import checks
 from ..files import CHUNK, as_path, make_folder, remove_old, sha256, writing
 
 TIMEOUT = 30  # seconds without a byte
@@ -93,11 +94,7 @@ def fetch(name, to=None, base_url=None, progress=True):
     OSError
         If the folder cannot be written.
     """
-    if name not in SOURCES:
-        raise ValueError(
-            f"fetch({name!r}) is not a known data set.\nIt can fetch {', '.join(SOURCES)}.\n"
-            "Write fetch('mnist'); load_digits() needs no download."
-        )
+    checks.choice("fetch", "name", name, SOURCES)
     source = SOURCES[name]
     folder = data_home(to) / name
     base_url = (base_url or source.url).rstrip("/")
@@ -164,9 +161,7 @@ def _download(url, part, progress, name):
             for chunk in _chunks(response, url):
                 if file.tell() + len(chunk) > LARGEST:
                     file.truncate(0)
-                    raise _network_error(
-                        url, f"It sends more than {LARGEST:,} bytes, and no published file has so many"
-                    )
+                    raise _network_error(url, f"It sends more than {LARGEST:,} bytes; no published file has so many")
                 file.write(chunk)
                 bar.update(len(chunk))
             received = file.tell()

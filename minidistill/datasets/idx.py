@@ -20,7 +20,6 @@ from .download import DATA_VARIABLE, SOURCES, TEST_IMAGES, TEST_LABELS, TRAIN_IM
 
 DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 MAX_AXES = 32  # NumPy 1 has no more
-MAX_DEFLATE = 1032  # deflate cannot shrink data by more than this (RFC 1951: 258 bytes in 2 bits)
 SIDE = 28  # pixels of an MNIST image
 
 
@@ -38,56 +37,43 @@ def read_idx(path):
         If there is no such file.
     FileFormatError
         (a ValueError) If it is no IDX file, is damaged, or its values are fewer or more than its header
-        declares. A compressed file is never unpacked beyond what its header declares, nor is memory taken
-        for more than a file of its size can hold.
+        declares. A compressed file is never unpacked beyond what its header declares, and memory is taken as
+        values come, not as they are declared.
     """
     path = require_file(path)
     with open(path, "rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        try:
-            return _read_values(path, gzip.GzipFile(fileobj=file) if compressed else file, compressed)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise bad_file(path, f"Its gzip data are damaged: {error}.", "Fetch it again.") from error
-
-
-def _read_values(path, stream, compressed):
-    dtype, shape, header_bytes = _read_header(path, stream)
-    array_bytes = math.prod(shape) * dtype.itemsize
-    declared = f"Its header declares shape {shape} of {dtype.name}, {array_bytes:,} bytes, but it holds"
-    file_bytes = path.stat().st_size
-    room = file_bytes * MAX_DEFLATE if compressed else file_bytes - header_bytes
-    if array_bytes > room or (not compressed and array_bytes < room):
-        bound = "at most " if compressed else ""
-        raise bad_file(path, f"{declared} {bound}{room:,}.", "Fetch it again.")
-    data = bytearray(array_bytes)
-    view, done = memoryview(data), 0
-    while count := stream.readinto(view[done : done + CHUNK]):
-        done += count
-    # Asking for one byte more also makes gzip compare its checksum.
-    if done < array_bytes or stream.read(1):
-        held = f"{done:,}" if done < array_bytes else "more"
-        raise bad_file(path, f"{declared} {held}.", "Fetch it again.")
+    try:
+        with (gzip.open if compressed else open)(path, "rb") as stream:
+            dtype, shape = _read_header(path, stream)
+            size, data = math.prod(shape) * dtype.itemsize, bytearray()
+            while len(data) <= size and (part := stream.read(min(CHUNK, size + 1 - len(data)))):
+                data += part  # one byte too many is asked for: then gzip compares its checksum
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise bad_file(path, f"Its gzip data are damaged: {error}.", "Fetch it again.") from error
+    if len(data) != size:
+        holds = "more" if len(data) > size else f"{len(data):,}"
+        rule = f"Its header declares shape {shape} of {dtype.name}, {size:,} bytes, but it holds {holds}."
+        raise bad_file(path, rule, "Fetch it again.")
     return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
 def _read_header(path, stream):
-    """Returns dtype, shape and the number of bytes read."""
+    """The dtype and the shape."""
     magic = stream.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in DTYPES or not 1 <= magic[3] <= MAX_AXES:
-        raise bad_file(
-            path,
-            f"It starts with the bytes {magic.hex(' ') or '(none)'}; an IDX file starts with 00 00, a dtype "
-            f"({', '.join(f'{code:02x}' for code in DTYPES)}) and a number of axes from 1 to {MAX_AXES}.",
-            "Check that it is an IDX file (or one compressed with gzip).",
+        wanted = (
+            f"00 00, a dtype ({', '.join(f'{code:02x}' for code in DTYPES)}) and a number of axes from 1 to {MAX_AXES}"
         )
+        rule = f"It starts with the bytes {magic.hex(' ') or '(none)'}; an IDX file starts with {wanted}."
+        raise bad_file(path, rule, "Check that it is an IDX file (or one compressed with gzip).")
     axes = stream.read(4 * magic[3])
     if len(axes) < 4 * magic[3]:
         raise bad_file(path, "It ends within its header.", "Fetch it again.")
     shape = tuple(np.frombuffer(axes, ">u4").tolist())
     if 0 in shape:
         raise bad_file(path, f"Its header declares shape {shape}, which holds no values.", "Fetch it again.")
-    return np.dtype(DTYPES[magic[2]]), shape, 4 + len(axes)
+    return np.dtype(DTYPES[magic[2]]), shape
 
 
 def load_mnist(directory=None):
@@ -147,17 +133,12 @@ def _plain_or_gz(path):
 def _load_part(images_path, labels_path):
     images, labels = read_idx(images_path), read_idx(labels_path)
     if images.dtype != np.uint8 or images.shape[1:] != (SIDE, SIDE):
-        raise bad_file(
-            images_path,
-            f"It holds {images.dtype} of shape {images.shape}; images are uint8 (N, {SIDE}, {SIDE}).",
-            "Fetch it again; for other images use read_idx and Dataset.",
-        )
+        rule = f"It holds {images.dtype} of shape {images.shape}; images are uint8 (N, {SIDE}, {SIDE})."
+        raise bad_file(images_path, rule, "Fetch it again; for other images use read_idx and Dataset.")
     if labels.dtype != np.uint8 or labels.shape != images.shape[:1]:
-        raise bad_file(
-            labels_path,
-            f"It holds {labels.dtype} of shape {labels.shape}; {len(images)} images need uint8 ({len(images)},).",
-            f"Fetch it and {images_path.name} again: they do not belong together.",
-        )
+        wanted = f"{len(images)} images need uint8 ({len(images)},)"
+        cure = f"Fetch it and {images_path.name} again: they do not belong together."
+        raise bad_file(labels_path, f"It holds {labels.dtype} of shape {labels.shape}; {wanted}.", cure)
     if labels.max() > 9:
         raise bad_file(labels_path, f"It holds the label {labels.max()}; labels are 0 to 9.", "Fetch it again.")
     x = images.reshape(len(images), SIDE * SIDE).astype(np.float32)

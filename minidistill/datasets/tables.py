@@ -48,11 +48,8 @@ def load_npz(path, x="x", y="y"):
     inputs = x if isinstance(x, tuple) else (x,)
     for name in (*inputs, *([] if y is None else [y])):
         if name not in arrays:
-            raise bad_file(
-                path,
-                f"It has no array {name!r}; it has {', '.join(map(repr, arrays)) or 'none'}.",
-                "Name them: load_npz(path, x=..., y=...), with y=None for data without targets.",
-            )
+            rule = f"It has no array {name!r}; it has {', '.join(map(repr, arrays)) or 'none'}."
+            raise bad_file(path, rule, "Name them: load_npz(path, x=..., y=...), with y=None for data without targets.")
     chosen = tuple(arrays[name] for name in inputs)
     return Dataset(chosen if isinstance(x, tuple) else chosen[0], None if y is None else arrays[y])
 
@@ -150,11 +147,8 @@ def load_movielens(path):
         rows = csv.reader((line.replace("::", "\t") for line in chain([first], lines)), delimiter=delimiter)
         table = _Table(path, rows, header="auto")
         if table.columns != 4:
-            raise bad_file(
-                path,
-                f"Its lines have {table.columns} column(s); MovieLens has user, item, rating, timestamp.",
-                "Pass u.data, ratings.dat or ratings.csv of a MovieLens data set.",
-            )
+            rule = f"Its lines have {table.columns} column(s); MovieLens has user, item, rating, timestamp."
+            raise bad_file(path, rule, "Pass u.data, ratings.dat or ratings.csv of a MovieLens data set.")
         ratings, texts = table.read((0, 1, 3))
     users, items, times = (table.integers(column, cells) for column, cells in texts.items())
     users, user_ids = np.unique(users, return_inverse=True)
@@ -207,9 +201,8 @@ class _Table:
             why = f"It has {self.names.count(target)} columns {target!r}" if self.names else "It has no header"
             raise bad_file(self.path, f"{why}.", "Pass the target as a position: target=-1 is the last column.")
         if self.columns < 2:
-            raise bad_file(
-                self.path, "It has one column, and no inputs beside the target.", "Pass target=None to read it alone."
-            )
+            rule = "It has one column, and no inputs beside the target."
+            raise bad_file(self.path, rule, "Pass target=None to read it alone.")
         interval = f"[{-self.columns}, {self.columns - 1}]"
         return checks.whole("load_csv", "target", target, interval, "a column of the table", -1) % self.columns
 
@@ -222,11 +215,8 @@ class _Table:
             if not row:
                 continue  # a blank line
             if len(row) != self.columns:
-                raise bad_file(
-                    self.path,
-                    f"Line {self.reader.line_num} has {len(row)} cell(s), the first line has {self.columns}.",
-                    "Give every line the same number of cells.",
-                )
+                rule = f"Line {self.reader.line_num} has {len(row)} cell(s), the first line has {self.columns}."
+                raise bad_file(self.path, rule, "Give every line the same number of cells.")
             self.lines.append(self.reader.line_num)
             for column, cells in texts.items():
                 cells.append(row[column])
@@ -264,11 +254,8 @@ class _Table:
         wrong = [row for row, cell in enumerate(cells) if not self._is_number(cell)]
         names = sorted({cell.strip() for cell in cells})
         if len(wrong) == len(cells) and len(names) <= _FEW_NAMES:
-            raise bad_file(
-                self.path,
-                f"Column {self._called(column)} holds names, not numbers.",
-                f"Number them by their place in a list: load_csv(path, classes={names}).",
-            )
+            cure = f"Number them by their place in a list: load_csv(path, classes={names})."
+            raise bad_file(self.path, f"Column {self._called(column)} holds names, not numbers.", cure)
         if wrong:
             raise self._bad_cell(wrong[0], column, repr(cells[wrong[0]]))
         return self._in_float32(np.array([[self._number(cell)] for cell in cells]), [column])[:, 0]
@@ -277,11 +264,7 @@ class _Table:
         return float(cell if self.decimal == "." else cell.replace(self.decimal, "."))
 
     def _is_number(self, cell):
-        try:
-            self._number(cell)
-        except ValueError:
-            return False
-        return True
+        return (self.decimal == "," or "," not in cell) and _is_decimal(cell)
 
     def _is_whole_float(self, cell):
         """Whether it is written as "196.0", and small enough that nothing was rounded."""
@@ -316,10 +299,9 @@ class _Table:
             better = found == len(cells) or (other != " " and (found > numbers or len(first) == 1))
             if len(cells) > 1 and numbers < len(first) and better:
                 comma = other != "," and "," in line + used.join(next(self.reader, []))
+                cure = f"Write load_csv(path, delimiter={other!r}{', decimal=' + repr(',') if comma else ''})."
                 raise bad_file(
-                    self.path,
-                    f"Its cells are separated by {other!r}, and load_csv was told {used!r}.",
-                    f"Write load_csv(path, delimiter={other!r}{', decimal=' + repr(',') if comma else ''}).",
+                    self.path, f"Its cells are separated by {other!r}, and load_csv was told {used!r}.", cure
                 )
 
     def _is_header(self, cells, header):
@@ -331,12 +313,9 @@ class _Table:
             raise self._bad_cell(0, comma, repr(cells[comma]))
         numbers = sum(self._is_number(cell) or cell.strip() in self.classes for cell in cells)
         if 0 < numbers < len(cells):
-            raise bad_file(
-                self.path,
-                f"Its first line has {numbers} numbers and {len(cells) - numbers} cells of text, so it may be a "
-                "header or a damaged row.",
-                "Pass header=True or header=False.",
-            )
+            rule = f"Its first line has {numbers} numbers and {len(cells) - numbers} cells of text"
+            cure = "Pass header=True or header=False."
+            raise bad_file(self.path, f"{rule}, so it may be a header or a damaged row.", cure)
         return numbers == 0
 
 
