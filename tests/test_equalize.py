@@ -344,10 +344,10 @@ def test_models_without_such_units_are_told(way, layers):
 @pytest.mark.parametrize(("call", "text"), [
     (lambda m: quantize.smooth(m, inputs(), alpha=-0.1), r"smooth got alpha = -0.1.\nIt is the share"),
     (lambda m: quantize.smooth(m, inputs(), alpha=np.nan), "smooth got alpha = nan"),
-    (lambda m: quantize.smooth(m, inputs(), alpha="half"), "smooth got alpha = 'half'"),
+    (lambda m: quantize.smooth(m, inputs(), alpha="half"), "smooth got alpha = half"),
     (lambda m: quantize.smooth(m, np.where(np.arange(12) == 3, np.nan, inputs())), "200 of 2400 values NaN"),
     (lambda m: quantize.smooth(m, inputs(n=1)), "example of 1 samples"),
-    (lambda m: quantize.plant_outliers(m, 0.0), "fraction = 0.0 and factor = 100.0"),
+    (lambda m: quantize.plant_outliers(m, 0.0), "fraction = 0.0"),
     (lambda m: quantize.plant_outliers(m, 1.5), "fraction = 1.5"),
     (lambda m: quantize.plant_outliers(m, factor=0), "factor = 0"),
     (lambda m: quantize.plant_outliers(m, factor=np.inf), "factor = inf"),
@@ -356,22 +356,22 @@ def test_models_without_such_units_are_told(way, layers):
 def test_mistakes_are_told_and_change_nothing(call, text):
     model = plain()
     before = model.state_dict()
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((TypeError, ValueError), match=text):
         call(model)
     assert all(np.array_equal(a, b) for a, b in zip(before.values(), model.state_dict().values()))
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_no_model_and_weights_that_are_no_numbers_are_refused(way):
-    with pytest.raises(TypeError, match=f"{way} got a ndarray as the model"):
+    with pytest.raises(TypeError, match=f"{way} got model = a ndarray"):
         WAYS[way](inputs(), inputs())
     model = plain()
     model.layers[2].weight.assign(np.full((20, 16), np.inf))
-    with pytest.raises(ValueError, match=f"{way} met a weight or bias of layer '2' that is NaN or infinite"):
+    with pytest.raises(ValueError, match=f"{way} got a weight or bias of layer '2' with 320 NaN"):
         WAYS[way](model, inputs())
     model = plain()
     model.layers[0].bias.assign(np.where(np.arange(20) == 3, np.nan, 0))
-    with pytest.raises(ValueError, match=f"{way} met a weight or bias of layer '0' that is NaN or infinite"):
+    with pytest.raises(ValueError, match=rf"{way} got a weight or bias of layer '0' with .* NaN"):
         WAYS[way](model, inputs())
 
 
@@ -382,7 +382,7 @@ def test_answers_that_are_no_numbers_are_told_as_such():
 
     with (
         np.errstate(invalid="ignore"),
-        pytest.raises(ValueError, match="equalize got a model that answers NaN or infinity"),
+        pytest.raises(ValueError, match=r"equalize got a model whose outputs come with .* NaN"),
     ):
         quantize.equalize(Wrong(), inputs())
 
@@ -390,7 +390,7 @@ def test_answers_that_are_no_numbers_are_told_as_such():
 def test_activations_beyond_float32_are_told():
     model = plain()
     model.layers[0].weight.assign(np.full((12, 20), 3e38))
-    text = "smooth met NaN or infinity in what comes into a layer"
+    text = "smooth got inputs of a layer with 20 NaN"
     with np.errstate(over="ignore", invalid="ignore"), pytest.raises(ValueError, match=text):
         quantize.smooth(model, np.abs(inputs()))
 

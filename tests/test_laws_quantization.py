@@ -78,7 +78,7 @@ def test_weights_are_symmetric_per_channel_and_never_minus_128():
     assert np.array_equal(np.abs(q[:, used].astype(int)).max(axis=0), np.full(7, 127))
     assert scales[3] == 1 and not q[:, 3].any()
     assert np.array_equal(to_integers(-w, scales, 0, -127, 127), -q)
-    with pytest.raises(ValueError, match="NaN or infinity"):
+    with pytest.raises(ValueError, match="NaN or infinite"):
         quantize.weight_scales(np.array([[np.nan]]))
 
 

@@ -406,7 +406,34 @@ def test_make_observer_knows_names_and_callables():
     for unknown in ("median", None, 3):
         with pytest.raises(ValueError, match="'minmax', 'moving_average', 'percentile', 'mse', 'entropy'") as caught:
             make_observer(unknown, "x")
-        assert f"observer={unknown!r}" in str(caught.value) and str(caught.value).count("\n") == 2
+        assert f"observer = {unknown!r}" in str(caught.value) and str(caught.value).count("\n") == 2
+
+
+class Newest:
+    """A user's observer, with the method of today's name."""
+
+    def __init__(self, name):
+        self.high = 0.0
+
+    def observe(self, x):
+        self.high = max(self.high, float(np.abs(x).max()))
+
+    def scale(self):
+        return activation_scale(-self.high, self.high)
+
+
+class Older(Newest):
+    """... and with that of older versions."""
+
+    see = Newest.observe
+    observe = None
+
+
+@pytest.mark.parametrize("kind", [Newest, Older])
+def test_an_observer_of_a_users_own_has_observe_or_see(kind):
+    x = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
+    made = quantize.post_training(nn.Sequential(nn.Dense(6, 3, rng=0)), x, observer=kind)
+    assert made.layers[0].input_scale[0] == activation_scale(-np.abs(x).max(), np.abs(x).max())[0]
 
 
 # ---- equal costs -----------------------------------------------------------------------------------------------------

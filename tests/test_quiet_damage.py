@@ -69,7 +69,7 @@ def test_a_bias_that_grew_while_training_is_told_at_conversion():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_bias_that_is_no_number_is_refused(value):
-    with pytest.raises(ValueError, match="NaN or infinity"):
+    with pytest.raises(ValueError, match="a bias with 1 NaN or infinite"):
         quantize.post_training(wide(8, value), X)
 
 

@@ -253,11 +253,11 @@ def test_a_rounding_of_ones_own_sees_all_inputs_and_decides():
 
 
 @pytest.mark.parametrize(("make", "text"), [
-    (lambda: make_rounding("up"), r"rounding='up' was asked for.\nKnown are 'nearest', 'gptq', 'adaround'"),
+    (lambda: make_rounding("up"), r"rounding = 'up'.\nIt is one of 'nearest', 'gptq', 'adaround'"),
     (lambda: quantize.GPTQ(damping=0), "damping = 0"),
     (lambda: quantize.GPTQ(damping=np.inf), "damping = inf"),
-    (lambda: quantize.GPTQ(damping="a"), r"damping = 'a'.\nIt is added"),
-    (lambda: quantize.AdaRound(lr="a"), r"lr = 'a' and push = 20.0.\nSteps are counted"),
+    (lambda: quantize.GPTQ(damping="a"), r"damping = a.\nIt is what is added"),
+    (lambda: quantize.AdaRound(lr="a"), r"lr = a.\nIt is the learning rate"),
     (lambda: quantize.AdaRound(push=None), "push = None"),
     (lambda: quantize.GPTQ("layer '3'").see(1.0), r"layer '3' got x of shape \(\).\n.*\(..., K\)"),
     (lambda: quantize.AdaRound(steps=0), "steps = 0"),
@@ -271,7 +271,7 @@ def test_a_rounding_of_ones_own_sees_all_inputs_and_decides():
      "a test with damping = 1e-300 could not be inverted"),
 ])  # fmt: skip
 def test_mistakes_are_told(make, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((TypeError, ValueError), match=text):
         make()
 
 

@@ -12,16 +12,17 @@ Shapes: K inputs of a layer, M outputs, G groups of inputs.
 from __future__ import annotations
 
 import warnings
-from numbers import Integral
 
 import numpy as np
 
+from .. import checks
 from ..kernels import quantize
 
 ACTIVATION_MAX = 255  # of uint8
 WEIGHT_MAX = 127  # of int8 without -128, so that the range is symmetric
 ACCUMULATOR_MAX = 2**31 - 1  # of int32
 LARGEST = float(np.finfo(np.float32).max)
+TRAIN_AGAIN = "Train the model again; md.fit stops where a loss is no longer finite."  # the remedy for NaN in a weight
 SEEN = 16 * float(np.finfo(np.float32).eps)  # what is a smaller part of a float32 number hardly shows in it
 SMALLEST = np.finfo(np.float32).tiny  # the smallest float32 of full precision: a scale below it would become 0
 
@@ -63,15 +64,11 @@ def weight_limit(bits):
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If bits is no whole number from 2 to 8.
     """
-    if not (isinstance(bits, Integral) and 2 <= bits <= 8):
-        raise ValueError(
-            f"bits = {bits!r} was asked for.\nWeights have a whole number of bits, 2 to 8.\n"
-            "Write bits=4; 2 bits are three values: -1, 0 and 1."
-        )
-    return 2 ** (int(bits) - 1) - 1
+    meaning = "how many bits a weight has (of 2, it is -1, 0 or 1)"
+    return 2 ** (checks.whole("a quantized layer", "bits", bits, "[2, 8]", meaning, 4) - 1) - 1
 
 
 def weight_scales(weight, bias=None, input_scale=1.0, per_channel=True, bits=8, clip="max"):
@@ -107,15 +104,12 @@ def weight_scales(weight, bias=None, input_scale=1.0, per_channel=True, bits=8, 
     limit, no_bias = weight_limit(bits), bias is None
     weight = _float32(weight)
     bias = _float32(np.zeros(weight.shape[1]) if no_bias else bias)
-    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-        raise ValueError(
-            f"a weight of shape {weight.shape}, or its bias, was to be quantized with NaN or infinity in it.\n"
-            "Every weight is finite.\nTrain it again; md.fit stops where a loss is no longer finite."
-        )
+    for name, values in (("a weight", weight), ("a bias", bias)):
+        checks.finite("a quantized layer", name, values, TRAIN_AGAIN)
     scales = np.abs(weight).max(axis=0) / np.float32(limit)
     if not per_channel:
         scales = np.full_like(scales, scales.max())
-    if check_clip(clip) == "mse":
+    if checks.choice("a quantized layer", "clip", clip, ("max", "mse")) == "mse":
         scales *= _least_error(weight, scales, limit, per_channel)
     # Half of the room covers every rounding on the way, and costs a bit of the bias where it has some thirty.
     room = np.float32(1 if no_bias else bias_room(weight.shape[0]) / 2)
@@ -188,16 +182,6 @@ def least(costs, size, rounding=1e-12):
     return np.argmax(costs <= costs.min(axis=0) + rounding * size, axis=0)
 
 
-def check_clip(clip):
-    """Return ``clip``, or refuse it."""
-    if clip not in ("max", "mse"):
-        raise ValueError(
-            f"weights were to be quantized with clip={clip!r}.\nKnown are 'max', where nothing is clipped, and 'mse', of "
-            "least squared error.\nWrite clip='mse' for few bits."
-        )
-    return clip
-
-
 def _least_error(weight, scales, limit, per_channel):
     """By which factor of at most 1 each column's scale (or that of all) has the least squared error, float32 (M,)."""
     scales = np.where(scales > 0, scales, np.float32(1))
@@ -248,7 +232,7 @@ def fixed_point(multiplier):
         If a multiplier is not positive, or 2**31 or more.
     """
     multiplier = np.asarray(multiplier, np.float64)
-    if not (multiplier > 0).all() or (multiplier >= 2.0**31).any():
+    if not ((multiplier > 0) & (multiplier < 2.0**31)).all():
         raise ValueError(
             f"multipliers from {multiplier.min():.3g} to {multiplier.max():.3g} were to become fixed-point numbers.\nThey "
             "are positive and below 2**31.\nCalibrate with typical data: the output's range is tiny against the input's."

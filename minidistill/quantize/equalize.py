@@ -20,17 +20,18 @@ follows does not absorb large biases, as it does in the paper of `equalize`; the
 from __future__ import annotations
 
 from collections import Counter
-from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 
 from .. import checks
 from ..datasets import Dataset
-from ..nn import Dense, Mask, Module, Parameter, example_inputs, trace
+from ..nn import Dense, Mask, Parameter, example_inputs, trace
 from ..nn.forward_only import refuse_converted, replaceable
+from ..nn.module import check_module
 from ..training import predict
 from ..training.inference import watch_inputs
+from .affine import TRAIN_AGAIN
 from .consumers import consumers_of
 
 HOMOGENEOUS = ("relu", "leaky_relu")  # f(x / s) = f(x) / s for s > 0
@@ -47,27 +48,31 @@ class Units(NamedTuple):
 
     def scale(self, s):
         """Divide the units by s (M,), float64 and positive; those who take them make up for it."""
-        with np.errstate(over="ignore", invalid="ignore"):  # `_checked` refuses what is not finite
-            for parameter in (self.producer.weight, self.producer.bias):
-                if parameter is not None:
-                    parameter.assign(parameter.data / s)
+        with np.errstate(over="ignore", invalid="ignore"):  # `_same_function` refuses what is not finite
+            for parameter in _own(self.producer):
+                parameter.assign(parameter.data / s)
             for consumer in self.consumers:
                 consumer.weight.assign(consumer.weight.data * s[:, None])
 
     def weights(self):
         """The largest weight that makes each unit, (M,)."""
-        return np.abs(self.producer.weight.data.astype(np.float64)).max(axis=0)
+        return _largest(self.producer.weight, 0)
 
     def made(self):
         """The largest of all that makes each unit, (M,): of its weights and its bias."""
-        bias = self.producer.bias
-        return self.weights() if bias is None else np.maximum(self.weights(), np.abs(bias.data.astype(np.float64)))
+        return np.max([_largest(np.atleast_2d(parameter.data), 0) for parameter in _own(self.producer)], axis=0)
 
     def taken(self):
         """The largest weight that takes each unit, (M,), over all consumers."""
-        return np.max(
-            [np.abs(consumer.weight.data.astype(np.float64)).max(axis=1) for consumer in self.consumers], axis=0
-        )
+        return np.max([_largest(consumer.weight, 1) for consumer in self.consumers], axis=0)
+
+
+def _own(layer):
+    return [parameter for parameter in (layer.weight, layer.bias) if parameter is not None]
+
+
+def _largest(weight, axis):
+    return np.abs(np.asarray(weight, np.float64)).max(axis=axis)
 
 
 def equalize(model, example=None):
@@ -108,7 +113,7 @@ def equalize(model, example=None):
             moved = max(moved, np.abs(s - 1).max())
         if moved < SETTLED:
             break
-    return _checked(model, twin, "equalize", example)
+    return _same_function(model, twin, "equalize", example)
 
 
 def smooth(model, calibration, alpha=0.5, batch_size=256):
@@ -139,21 +144,17 @@ def smooth(model, calibration, alpha=0.5, batch_size=256):
     ValueError
         As in `equalize`; if alpha is out of range, or the data holds NaN or infinity.
     """
-    if not isinstance(alpha, Real) or not 0 <= alpha <= 1:
-        raise ValueError(
-            f"smooth got alpha = {alpha!r}.\nIt is the share of the activations' range that goes to the weights, in [0, 1].\n"
-            "The usual value is alpha=0.5."
-        )
+    meaning = "the share of the activations' range that goes to the weights"
+    checks.number("smooth", "alpha", alpha, "[0, 1]", meaning, 0.5)
     inputs = calibration.x if isinstance(calibration, Dataset) else calibration
     twin, units = _copy(model, "smooth", inputs)
-    largest = _largest_inputs(
-        twin, [consumer for unit in units for consumer in unit.consumers], calibration, batch_size
-    )
+    consumers = [consumer for unit in units for consumer in unit.consumers]
+    largest = _largest_inputs(twin, consumers, calibration, batch_size)
     # Backwards: a unit's outgoing weights are those that its layer has once its own units are scaled.
     for unit in reversed(units):
         arriving = _expected(np.max([largest[id(consumer)] for consumer in unit.consumers], axis=0), unit.weights())
         unit.scale(_where_both(arriving, unit.taken(), lambda x, w: x**alpha / w ** (1 - alpha)))
-    return _checked(model, twin, "smooth", inputs)
+    return _same_function(model, twin, "smooth", inputs)
 
 
 def plant_outliers(model, fraction=0.02, factor=100.0, rng=None, example=None):
@@ -183,36 +184,26 @@ def plant_outliers(model, fraction=0.02, factor=100.0, rng=None, example=None):
     ValueError
         As in `equalize`; if fraction or factor is out of range.
     """
-    if not (isinstance(fraction, Real) and 0 < fraction <= 1 and isinstance(factor, Real) and 0 < factor < np.inf):
-        raise ValueError(
-            f"plant_outliers got fraction = {fraction!r} and factor = {factor!r}.\nThe first is in (0, 1], the second "
-            "positive and finite.\nThe defaults are fraction=0.02, factor=100.0."
-        )
+    checks.number("plant_outliers", "fraction", fraction, "(0, 1]", "the part of the units that become large", 0.02)
+    checks.number("plant_outliers", "factor", factor, "(0, inf)", "how much larger they become", 100.0)
     rng = checks.generator("plant_outliers", rng)
     twin, units = _copy(model, "plant_outliers", example)
     for unit in units:
         s = np.ones(unit.producer.out_features)
         s[rng.choice(len(s), max(1, round(fraction * len(s))), replace=False)] = 1 / factor
         unit.scale(s)
-    return _checked(model, twin, "plant_outliers", example)
+    return _same_function(model, twin, "plant_outliers", example)
 
 
 def _copy(model, who, example):
     """A copy of the model, and its `Units` in the order of computation; or an error if there is nothing to scale."""
-    if not isinstance(model, Module):
-        raise TypeError(
-            f"{who} got a {type(model).__name__} as the model.\nA model is an nn.Module.\nWrite quantize.{who}(model, ...)."
-        )
-    twin = model.copy()
+    twin = check_module(who, model).copy()
     dense, units = replaceable(twin), []
     if not dense:
         refuse_converted(model, who, f"quantize.{who} comes first, quantization after it")
     for path, layer in dense.items():
-        if not all(np.isfinite(p.data).all() for p in (layer.weight, layer.bias) if p is not None):
-            raise ValueError(
-                f"{who} met a weight or bias of layer {path!r} that is NaN or infinite.\nUnits are scaled by their size.\n"
-                "Train the model again; md.fit stops where a loss is no longer finite."
-            )
+        for parameter in _own(layer):
+            checks.finite(who, f"a weight or bias of layer {path!r}", parameter.data, TRAIN_AGAIN)
     graph, held = trace(twin, *example_inputs(twin, example)), _uses(twin)
     called = Counter(id(node.module) for node in graph.layers)
     free = [layer for layer in dense.values() if called[id(layer)] == 1 and _is_free(layer, held)]
@@ -237,23 +228,19 @@ def _uses(model):
 
 def _is_free(layer, held):
     """Whether nothing but this layer holds its weight and bias, and no constraint but a mask does."""
-    own = [parameter for parameter in (layer.weight, layer.bias) if parameter is not None]
-    return all(held[id(p)] == 1 and all(isinstance(c, Mask) for c in p.constraints) for p in own)
+    return all(held[id(p)] == 1 and all(isinstance(c, Mask) for c in p.constraints) for p in _own(layer))
 
 
 def _largest_inputs(model, layers, data, batch_size):
     """{id of the layer: largest absolute value at each input, (K,), float64} over all data."""
     largest = {id(layer): np.zeros(layer.in_features) for layer in layers}
 
-    def see(name, rows):
+    def observe(name, rows):
         largest[name] = np.maximum(largest[name], np.abs(rows).max(axis=0).astype(np.float64))  # NaN stays
 
-    watch_inputs(model, {id(layer): layer for layer in layers}, data, see, batch_size)
-    if not all(np.isfinite(x).all() for x in largest.values()):
-        raise ValueError(
-            "smooth met NaN or infinity in what comes into a layer.\nUnits are scaled by their largest activation.\n"
-            "Check the weights, and calibrate with clean data."
-        )
+    watch_inputs(model, {id(layer): layer for layer in layers}, data, observe, batch_size)
+    for inputs in largest.values():
+        checks.finite("smooth", "inputs of a layer", inputs, "Check the weights, and calibrate with clean data.")
     return largest
 
 
@@ -273,7 +260,7 @@ def _where_both(a, b, scale):
     return np.where(both, scale(np.where(both, a, 1), np.where(both, b, 1)), 1.0)
 
 
-def _checked(model, twin, who, example):
+def _same_function(model, twin, who, example):
     """The new model, if each of its outputs is what the old one's is."""
     inputs = example_inputs(model, example, CHECKED)
     if example is None:  # zeros, which say nothing of weights
@@ -284,11 +271,8 @@ def _checked(model, twin, who, example):
     inputs = inputs if len(inputs) > 1 else inputs[0]
     with np.errstate(all="ignore"):  # what is not finite is no equal
         before, after = predict(model, inputs), predict(twin, inputs)
-        if not np.isfinite(before).all():
-            raise ValueError(
-                f"{who} got a model that answers NaN or infinity.\nThe new model is compared with it, output by output.\n"
-                "Look for the layer with md.nn.activations(model, x), or pass inputs that suit the model."
-            )
+        advice = "Look for the layer with md.nn.activations(model, x), or pass inputs that suit the model."
+        checks.finite(who, "a model whose outputs come", before, advice)
         columns = -1, before.shape[-1] if before.ndim > 1 else 1
         change, largest = (np.abs(x).reshape(columns).max(axis=0) for x in (after - before, before))
         allowed = np.maximum(SAME * largest, ROUNDED * largest.max())

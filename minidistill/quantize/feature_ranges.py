@@ -29,7 +29,7 @@ class FeatureRanges:
     def __init__(self, path):
         self.path, self.low, self.high, self.count = path, np.inf, -np.inf, 0
 
-    def see(self, rows):
+    def observe(self, rows):
         """Take in an array (N, K)."""
         if len(rows):
             self.low, self.high = np.minimum(self.low, rows.min(axis=0)), np.maximum(self.high, rows.max(axis=0))

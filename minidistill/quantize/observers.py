@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import checks
 from ..kernels import quantize
-from .affine import ACTIVATION_MAX, activation_scale, least
+from .affine import ACTIVATION_MAX, LARGEST, activation_scale, least
 
 BINS = 8192  # 4096 to 8192 span the range seen: 16 to 32 for each of the 256 levels (Migacz 2017 has 16)
 SMALLEST_STEP = float(np.finfo(np.float32).smallest_subnormal)  # no range of float32 but 0..0 is narrower
@@ -32,7 +32,7 @@ class Observer:
     def __init__(self, name="a tensor"):
         self.name, self.low, self.high = name, np.inf, -np.inf
 
-    def see(self, x):
+    def observe(self, x):
         """Take in one array, of any shape. An empty one is passed over.
 
         Raises
@@ -43,13 +43,16 @@ class Observer:
         if x.size == 0:
             return
         low, high = float(x.min()), float(x.max())  # NaN wins in both
-        limit = float(np.finfo(np.float32).max)
-        if not (-limit <= low and high <= limit):
+        if not (low >= -LARGEST and high <= LARGEST):
             raise ValueError(
                 f"calibration met NaN or infinity in {self.name}.\nA range has finite ends.\n"
                 "Check the weights, and calibrate with clean data."
             )
         self._take(x, low, high)
+
+    def see(self, x):
+        """The older name of `observe`."""
+        self.observe(x)
 
     def range(self):
         """(low, high) that 0..255 shall cover; `scale` widens it to hold 0. Having seen nothing raises."""
@@ -285,16 +288,13 @@ OBSERVERS = {
 
 
 def make_observer(kind, name="a tensor"):
-    """An observer of `name`: `kind` is one of `OBSERVERS`, or is called with the name. Anything else raises ValueError.
+    """An observer of `name`; ``kind`` is one of `OBSERVERS`, or makes one: ``partial(Percentile, percentile=99.9)``."""
+    return make(kind, name, OBSERVERS, "observer", "percentile")
 
-    `functools.partial(Percentile, percentile=99.9)` sets an option.
-    """
-    if isinstance(kind, str) and kind in OBSERVERS:
-        return OBSERVERS[kind](name)
-    if not callable(kind):
-        raise ValueError(
-            f"observer={kind!r} was asked for.\nKnown are {', '.join(map(repr, OBSERVERS))}, or anything that makes an "
-            'observer from a name (a class, not an object).\nWrite observer="percentile", or functools.partial(Percentile, '
-            "percentile=99.9)."
-        )
-    return kind(name)
+
+def make(kind, name, known, argument, example):
+    """What ``kind`` makes for `name`: the class of this name in ``known``, or anything that is called with a name."""
+    if callable(kind):
+        return kind(name)
+    advice = f'Write {argument}="{example}", or a class of your own, which is called with a name.'
+    return known[checks.choice("quantization", argument, kind, known, advice)](name)

@@ -53,7 +53,7 @@ def post_training(
         scale; "weight_only": float arithmetic.
     observer : str or callable
         "minmax", "moving_average", "percentile", "mse", "entropy"; or ``observer(name)`` that returns an object with
-        ``see(x)`` and ``scale()``, such as those of ``observers.py``.
+        ``observe(x)`` (or ``see(x)``) and ``scale()``, such as those of ``observers.py``.
     per_channel : bool
         A scale for each column of a weight, or one for all.
     integer_only : bool
@@ -233,7 +233,7 @@ def calibrate(model, layers, calibration, observer, rounding, settings, batch_si
     def see(path, rows):
         for watching in (observers, roundings, features):
             if path in watching:
-                watching[path].see(rows)
+                (getattr(watching[path], "see", None) or watching[path].observe)(rows)  # users' own may have either
 
     watch_inputs(model, layers, calibration, see, batch_size)
     for seen in features.values():

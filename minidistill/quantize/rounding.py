@@ -10,23 +10,22 @@ H = XᵀX (``nn/hessian.py``): errors at inputs that are large together add up, 
 Those that use H keep, for each output, the nearest integers where they did not find better ones. A weight that is exactly 0
 stays 0 in all of them, since it may be pruned, and a mask is no part of an array.
 
-An object of one's own has ``see(x)``, called for all inputs (N, K) of the layer, and ``integers(weight, scale, limit)``.
+An object of one's own has ``observe(x)``, called for all inputs (N, K) of the layer, and ``integers(weight, scale, limit)``.
 Given up: layers are rounded one by one, for the inputs that the float model gives them; biases take over nothing
 (``bias_correction.py`` does that). Read ``affine.py`` and ``nn/hessian.py`` before this file. Shapes: K inputs, M outputs.
 """
 
 from __future__ import annotations
 
-import math
-from numbers import Integral, Real
-
 import numpy as np
 
+from .. import checks
 from ..kernels import matmul, product
 from ..kernels.blas import OneBlasThread
 from ..nn.hessian import Hessian, walk
 from ..optim import Adam
 from .affine import least, nearest
+from .observers import make
 
 
 class Nearest:
@@ -41,8 +40,12 @@ class Nearest:
     def __init__(self, name="a layer"):
         self.name = name
 
-    def see(self, x):
+    def observe(self, x):
         """Nothing to learn from inputs."""
+
+    def see(self, x):
+        """The older name of `observe`."""
+        self.observe(x)
 
     def integers(self, weight, scale, limit):
         """The integers of a weight.
@@ -71,7 +74,7 @@ class LeastError(Nearest):
         super().__init__(name)
         self.hessian = Hessian(name)
 
-    def see(self, x):
+    def observe(self, x):
         """Take in inputs of shape (..., K); NaN or infinity raises ValueError."""
         self.hessian.see(x)
 
@@ -107,13 +110,10 @@ class GPTQ(LeastError):
     """
 
     def __init__(self, name="a layer", damping=0.01, largest_first=True):
-        if not _is_positive(damping):
-            raise ValueError(
-                f"GPTQ got damping = {damping!r}.\nIt is added to the Hessian, so that this can be inverted: positive and "
-                "finite.\nThe usual value is damping=0.01."
-            )
+        meaning = "what is added to the Hessian, so that this can be inverted"
+        self.damping = checks.number("GPTQ", "damping", damping, "(0, inf)", meaning, 0.01)
         super().__init__(name)
-        self.damping, self.largest_first = damping, largest_first
+        self.largest_first = largest_first
 
     def _round(self, weight, scale, limit):
         order = np.arange(len(weight))
@@ -153,13 +153,10 @@ class AdaRound(LeastError):
     """
 
     def __init__(self, name="a layer", steps=500, lr=0.1, push=20.0):
-        if not (isinstance(steps, Integral) and steps >= 1 and _is_positive(lr) and _is_positive(push)):
-            raise ValueError(
-                f"AdaRound got steps = {steps!r}, lr = {lr!r} and push = {push!r}.\nSteps are counted from 1; the others are "
-                "positive and finite.\nLeave them out: AdaRound(name)."
-            )
+        self.steps = checks.whole("AdaRound", "steps", steps, "[1, inf)", "how many steps Adam makes", 500)
+        self.lr = checks.number("AdaRound", "lr", lr, "(0, inf)", "the learning rate of Adam", 0.1)
+        self.push = checks.number("AdaRound", "push", push, "(0, inf)", "the weight of the second term", 20.0)
         super().__init__(name)
-        self.steps, self.lr, self.push = steps, lr, push
 
     def _round(self, weight, scale, limit):
         low = np.clip(np.floor(weight / scale), -limit, limit - 1)
@@ -189,25 +186,10 @@ ROUNDINGS = {"nearest": Nearest, "gptq": GPTQ, "adaround": AdaRound}
 
 
 def make_rounding(kind, name="a layer"):
-    """A rounding of `name`: `kind` is one of `ROUNDINGS`, or is called with the name. Anything else raises ValueError.
-
-    `functools.partial(GPTQ, damping=0.1)` sets an option.
-    """
-    if isinstance(kind, str) and kind in ROUNDINGS:
-        return ROUNDINGS[kind](name)
-    if not callable(kind):
-        raise ValueError(
-            f"rounding={kind!r} was asked for.\nKnown are {', '.join(map(repr, ROUNDINGS))}, or anything that makes a "
-            'rounding from a name (a class, not an object).\nWrite rounding="gptq", or functools.partial(quantize.GPTQ, '
-            "damping=0.1)."
-        )
-    return kind(name)
+    """A rounding of `name`; ``kind`` is one of `ROUNDINGS`, or makes one of a name: ``partial(GPTQ, damping=0.1)``."""
+    return make(kind, name, ROUNDINGS, "rounding", "gptq")
 
 
 def output_errors(hessian, difference):
     """dᵀ H d of each output, (M,), for a change d (K, M) of the weight."""
     return (difference * (matmul(hessian, difference))).sum(axis=0)
-
-
-def _is_positive(number):
-    return isinstance(number, Real) and 0 < number < math.inf
