@@ -288,10 +288,10 @@ def test_a_budget_that_is_too_small_is_told_how_small_it_can_be(scanned):
 def test_bad_input_is_refused():
     model, x = network(widths=(6, 4, 3)), np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
     for bits in ((), (1,), (9,), (4.0,), (True,), 16, None, 8.0):
-        with pytest.raises(ValueError, match=r"whole numbers from 2 to 8, at least one\."):
+        with pytest.raises((TypeError, ValueError), match=r"sensitivity got bits = .*\n.*in \[2, 8\]"):
             deploy.sensitivity(model, x, x, bits=bits)
     for sparsity in (1, (-0.1,), (0.5, 1.0), ("half",), None):
-        with pytest.raises(ValueError, match=r"fraction of weights to be pruned, in \[0, 1\)"):
+        with pytest.raises((TypeError, ValueError), match=r"fraction of weights to be pruned, .*in \[0, 1\)"):
             deploy.sensitivity(model, x, x, sparsity=sparsity)
     for nothing in (nn.Embedding(3, 2), nn.Sequential(nn.ReLU()), "model"):
         with pytest.raises(ValueError, match="found no Dense layer"):
@@ -302,22 +302,22 @@ def test_bad_input_is_refused():
     scan = deploy.sensitivity(model, x, None, bits=(8, 2), measure=lambda small: float(small.layers[0].bits))
     for wrong in ({"tries": 0}, {"tries": 2.5}, {"points": -1}, {"points": 0}, {"points": True}, {"points": "many"}):
         name, value = wrong.copy().popitem()
-        with pytest.raises(ValueError, match=rf"{name} = {value!r}\..*\n.*one.*\nWrite {name}="):
+        with pytest.raises((TypeError, ValueError), match=rf"{name} = {value!r}\..*\n.*in \[1, inf\).*\nWrite {name}="):
             scan.front(**wrong)
     with pytest.raises(ValueError, match="validation data without labels"):
         deploy.sensitivity(model, x, x, measure="loss")
-    with pytest.raises(ValueError, match=r"measure='error'\.\nDamages are: kl, mse, loss"):
+    with pytest.raises(ValueError, match=r"measure = 'error'\.\nIt is one of 'kl', 'mse', 'loss'"):
         deploy.sensitivity(model, x, x, measure="error")
     with pytest.raises(ValueError, match=r"damage of nan\.\nPlans are compared by it"):
         deploy.sensitivity(model, x, x, measure=lambda small: float("nan"))
-    with pytest.raises(ValueError, match="'file' or of the 'memory'"):
+    with pytest.raises(ValueError, match="'file', 'memory'"):
         deploy.sensitivity(model, x, x, count="disk")
     with pytest.raises(ValueError, match="no calibration data"):
         deploy.sensitivity(model, None, x)
     for budget in (0, -1, "50 kB", True, float("nan")):
-        with pytest.raises(ValueError, match="number of bytes, and positive"):
+        with pytest.raises((TypeError, ValueError), match="how many bytes the whole model may take"):
             deploy.fit_budget(model, budget, x, x)
-    with pytest.raises(ValueError, match=r"tries = 0\.\nAt least one plan"):
+    with pytest.raises(ValueError, match=r"tries = 0\.\nIt is how many plans are built"):
         deploy.fit_budget(model, 10**6, x, x, tries=0)
 
 

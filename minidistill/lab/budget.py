@@ -20,10 +20,10 @@ that). Read ``plans.py``, ``knapsack.py``, ``search.py`` and ``quantize/post_tra
 from __future__ import annotations
 
 from functools import partial
-from numbers import Integral, Real
 
 import numpy as np
 
+from .. import checks
 from ..datasets import Dataset
 from ..distill import kd_loss
 from ..nn import Embedding, Module, Sequential, replace
@@ -111,11 +111,7 @@ def sensitivity(
         "loss", are missing.
     """
     choices = _checked_choices(bits, sparsity)
-    if count not in SIZES:
-        raise ValueError(
-            f"sensitivity got count={count!r}.\nBytes are those of the 'file' or of the 'memory'.\n"
-            "Write count='file' to fit a file into a budget."
-        )
+    checks.choice("sensitivity", "count", count, SIZES)
     if not (isinstance(model, Module) and replaceable(model)):
         raise ValueError(
             "sensitivity found no Dense layer.\nIt chooses how Dense layers are stored.\nPass a float model with "
@@ -151,11 +147,8 @@ def _judge(model, validation, measure, loss):
     """(name, function of a model) of a damage."""
     if callable(measure):
         return getattr(measure, "__name__", "measure"), measure
-    if measure not in (None, *MEASURES):
-        raise ValueError(
-            f"sensitivity got measure={measure!r}.\nDamages are: {', '.join(MEASURES)}, or a function of a model.\n"
-            "Leave it out for KL(float ‖ small), which needs no labels."
-        )
+    if measure is not None:
+        checks.choice("sensitivity", "measure", measure, MEASURES)
     if validation is None:
         raise ValueError(
             "sensitivity got no validation data.\nDamage is measured on the answers to them.\n"
@@ -187,15 +180,11 @@ def _judge(model, validation, measure, loss):
 def _checked_choices(bits, sparsity):
     """The choices that all layers have: dense, most bits first, then sparse, most weights first."""
     bits, sparsity = (list(given) if np.iterable(given) else [given] for given in (bits, sparsity))
-    if not bits or any(isinstance(b, bool) or not isinstance(b, Integral) or not 2 <= b <= 8 for b in bits):
-        raise ValueError(
-            f"sensitivity got bits = {tuple(bits)}.\nThey are whole numbers from 2 to 8, at least one.\n"
-            "Write bits=(8, 7, 6, 5, 4, 3, 2)."
+    for b in bits or [None]:  # no choice at all is refused in the same words
+        checks.whole(
+            "sensitivity", "bits", b, "[2, 8]", "how many bits a weight of a dense layer may take", "(8, 4, 2)"
         )
-    if any(not isinstance(s, Real) or not 0 <= s < 1 for s in sparsity):
-        raise ValueError(
-            f"sensitivity got sparsity = {tuple(sparsity)}.\nEach is the fraction of weights to be pruned, in [0, 1).\n"
-            "Write sparsity=(0.5, 0.8, 0.9), or sparsity=() for dense layers only."
-        )
+    for s in sparsity:
+        checks.number("sensitivity", "sparsity", s, "[0, 1)", "the fraction of weights to be pruned", "(0.5, 0.8, 0.9)")
     dense = [Choice(int(b)) for b in sorted(set(bits), reverse=True)]
     return dense + [Choice(SPARSE_BITS, float(s)) for s in sorted(set(sparsity)) if s]

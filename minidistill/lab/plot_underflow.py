@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from .. import checks
 from ..plot.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, finish, new_figure
 from .underflow import KINDS, LOWEST
 
@@ -69,11 +70,8 @@ def _view(tallies, format, shift):
 
 
 def _checked(histogram, kind, format, layers):
-    if kind not in KINDS or format not in _RANGES:
-        raise ValueError(
-            f"underflow got kind = {kind!r} and format = {format!r}.\nIt draws gradients of activations or weights, and "
-            'the range of float16 or bfloat16.\nWrite kind="activations", format="float16".'
-        )
+    checks.choice("underflow", "kind", kind, KINDS)
+    checks.choice("underflow", "format", format, _RANGES)
     known = list(histogram.layers)
     wrong = [name for name in layers or () if name not in known]
     if wrong or not known:

@@ -38,7 +38,7 @@ FORMATS = (*ROUNDED_TO, "float32")
 LARGEST = {"float16": "65504", "bfloat16": "3.4e38", "float32": "3.4e38"}
 MOST_SKIPPED = 50  # in a row: halved as often, the first scale of 2**16 is 2**-34, and no scale is the cure
 LOWEST_SCALE, HIGHEST_SCALE = 2.0**-120, 2.0**120  # so that both it and 1 / it are float32 numbers
-_SCALES = "The loss is multiplied by it: it lies between 2**-120 and 2**120"
+_SCALE, _SCALES = "what the loss is multiplied by", "[1e-36, 1e36]"
 
 
 @dataclass(frozen=True)
@@ -66,19 +66,14 @@ class Precision:
     initial_scale: float = 2.0**16
     growth_interval: int = 2000
 
+    dynamic = property(lambda self: isinstance(self.loss_scale, str) and self.loss_scale == "dynamic")
+
     def __post_init__(self):
-        if not _is_format(self.format):
-            raise _unknown(self.format)
-        dynamic = isinstance(self.loss_scale, str) and self.loss_scale == "dynamic"
-        if not (dynamic or self.loss_scale is None or _is_scale(self.loss_scale)):
-            raise ValueError(
-                f"Precision got loss_scale = {self.loss_scale!r}.\n{_SCALES}.\n"
-                'Write loss_scale=1024.0, or "dynamic" to have it found, or None for no scaling.'
-            )
-        if not _is_scale(self.initial_scale):
-            raise ValueError(
-                f"Precision got initial_scale = {self.initial_scale!r}.\n{_SCALES}.\nWrite initial_scale=2.0**16."
-            )
+        checks.choice("Precision", "format", self.format, FORMATS)
+        if not (self.loss_scale is None or self.dynamic):
+            meaning = f'{_SCALE} ("dynamic" finds it, None leaves it out)'
+            checks.number("Precision", "loss_scale", self.loss_scale, _SCALES, meaning, 1024.0)
+        checks.number("Precision", "initial_scale", self.initial_scale, _SCALES, _SCALE, 2.0**16)
         meaning = "how many steps without an overflow double the scale"
         checks.whole("Precision", "growth_interval", self.growth_interval, "[1, inf)", meaning, 2000)
 
@@ -97,7 +92,7 @@ class Arithmetic(Float32):
         precision = as_precision(precision)
         self.precision, self.format = precision, precision.format
         self._nearest = ROUNDED_TO.get(precision.format)
-        self.dynamic = precision.loss_scale == "dynamic"
+        self.dynamic = precision.dynamic
         self.scale = precision.initial_scale if self.dynamic else precision.loss_scale
         self.good = self.bad = 0  # steps in a row, without and with an overflow
         self.skipped = 0  # steps of this epoch
@@ -247,31 +242,20 @@ def is_state(state):
     return (
         isinstance(state, dict)
         and state.keys() == FLOAT32_STATE.keys()
-        and _is_format(state["format"])
+        and isinstance(state["format"], str)
+        and state["format"] in FORMATS
         and (state["scale"] is None or _is_scale(state["scale"]))
         and all(type(state[name]) is int and state[name] >= 0 for name in ("good", "bad"))
     )
+
+
+def _is_scale(value):
+    return isinstance(value, Real) and not isinstance(value, bool) and LOWEST_SCALE <= value <= HIGHEST_SCALE
 
 
 def as_precision(precision):
     """A `Precision` from what `fit` was given."""
     if isinstance(precision, Precision):
         return precision
-    if not _is_format(precision):
-        raise _unknown(precision)
+    checks.choice("training", "precision", precision, FORMATS)
     return Precision(precision, "dynamic" if precision == "float16" else None)
-
-
-def _unknown(precision):
-    return ValueError(
-        f"training got precision = {precision!r}.\nIt computes in float32, or rounds to float16 or bfloat16.\n"
-        'Write precision="float16", or training.Precision("float16", loss_scale=1024.0).'
-    )
-
-
-def _is_format(value):
-    return isinstance(value, str) and value in FORMATS  # a dtype equals its name
-
-
-def _is_scale(value):
-    return isinstance(value, Real) and not isinstance(value, bool) and LOWEST_SCALE <= value <= HIGHEST_SCALE

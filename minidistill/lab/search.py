@@ -6,10 +6,10 @@ Made by `sensitivity`; ``budget.py`` says why it is done so. Read ``plans.py`` a
 from __future__ import annotations
 
 import math
-from numbers import Integral, Real
 
 import numpy as np
 
+from .. import checks
 from ..explain import Table
 from ..ledger import file_bytes, memory_bytes
 from ..nn import Sequential
@@ -103,8 +103,8 @@ class Sensitivity:
         ValueError
             If there is to be no point, or no plan is to be tried.
         """
-        _check_count("points", points, "The range of budgets is met at one point at least.", 12)
-        _check_tries(tries)
+        checks.whole("front", "points", points, "[1, inf)", "the number of budgets", 12)
+        checks.whole("front", "tries", tries, "[1, inf)", "how many plans are built and measured", 5)
         uniform, smallest = list(self.uniform().values()), self._tried(self._plans(1)[0])
         low, marks = smallest.bytes, [plan.bytes for plan in uniform]
         between = [int(b) for b in np.geomspace(low, max(low, *marks), points).round()]
@@ -135,7 +135,12 @@ class Sensitivity:
         fitting = [plan for plan in tried if plan.bytes <= max_bytes]  # sums of bytes may be a few off
         if not fitting:
             fitting = [self._tried(self._plans(1)[0])]
-            _check_reached(max_bytes, fitting[0].bytes, self.count)
+            if fitting[0].bytes > max_bytes:
+                raise ValueError(
+                    f"a budget got max_bytes = {max_bytes:,}.\nThe smallest plan of these choices takes {fitting[0].bytes:,} "
+                    f"bytes of {self.count}.\nAllow as much, or more choices: fewer bits, as in bits=(4, 3, 2), or "
+                    "sparsity=(0.9, 0.95)."
+                )
         return _least_damage(sorted(fitting, key=lambda plan: plan.bytes))
 
     def _plans(self, keep):
@@ -200,26 +205,5 @@ def _cells(texts, widths):
 
 def check_search(max_bytes, tries):
     """Refuse what is no budget."""
-    if isinstance(max_bytes, bool) or not isinstance(max_bytes, Real) or not max_bytes > 0:
-        raise ValueError(
-            f"a plan was asked for with max_bytes = {max_bytes!r}.\nIt is a number of bytes, and positive.\n"
-            "For fifty kilobytes, write max_bytes=50_000."
-        )
-    _check_tries(tries)
-
-
-def _check_tries(tries):
-    _check_count("tries", tries, "At least one plan is built and measured.", 5)
-
-
-def _check_count(name, count, rule, usual):
-    if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
-        raise ValueError(f"a plan was asked for with {name} = {count!r}.\n{rule}\nWrite {name}={usual}.")
-
-
-def _check_reached(max_bytes, smallest, count):
-    if smallest > max_bytes:
-        raise ValueError(
-            f"a plan was asked for with max_bytes = {max_bytes:,}.\nThe smallest plan of these choices takes {smallest:,} "
-            f"bytes of {count}.\nAllow as much, or more choices: fewer bits, as in bits=(4, 3, 2), or sparsity=(0.9, 0.95)."
-        )
+    checks.number("a budget", "max_bytes", max_bytes, "(0, inf]", "how many bytes the whole model may take", 50_000)
+    return checks.whole("a budget", "tries", tries, "[1, inf)", "how many plans are built and measured", 5)

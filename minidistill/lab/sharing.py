@@ -52,12 +52,6 @@ class SharedDense(Module):
     """
 
     def __init__(self, in_features, out_features, activation=None, bias=True, kept=0, centroids=1):
-        if min(in_features, out_features, centroids) < 1 or not 0 <= kept <= in_features * out_features:
-            raise ValueError(
-                f"SharedDense({in_features}, {out_features}, kept={kept}, centroids={centroids}) was asked for.\nNumbers of "
-                "features and centroids are at least 1, and no more weights are kept than there are.\n"
-                "Make it with deploy.share_weights."
-            )
         check_name("activation", activation, ops.ACTIVATIONS)
         self.in_features, self.out_features, self.activation = int(in_features), int(out_features), activation
         self.codebook = Parameter(np.zeros(centroids, np.float32))
@@ -170,11 +164,7 @@ def share_weights(model, bits=6, layers=None, init="linear", rng=None):
         If the number of bits or ``init`` is unknown, a path is not that of a `Dense`, none is masked, a weight is shared
         by two layers, or is NaN or infinite.
     """
-    if init not in INITS:
-        raise ValueError(
-            f"share_weights got init={init!r}.\nThe starts of k-means are: {', '.join(INITS)}.\n"
-            "Choose one; the paper recommends linear."
-        )
+    checks.choice("share_weights", "init", init, INITS)
     twin, rng = model.copy(), checks.generator("share_weights", rng)
     chosen = _chosen(twin, bits, layers)
     made = {path: SharedDense.from_dense(layer, n, init, rng) for path, (layer, n) in chosen.items()}
@@ -210,16 +200,9 @@ def _chosen(model, bits, layers):
 
 
 def _check_layer(model, path, layer, bits):
-    if not isinstance(bits, (int, np.integer)) or not 1 <= bits <= 16:
-        raise ValueError(
-            f"share_weights got {bits!r} bits for layer {path!r}.\nA weight is one of 2**bits values, with 1 to 16 bits.\n"
-            "Six are usual for dense layers: bits=6."
-        )
-    if not np.isfinite(layer.weight.data).all():
-        raise ValueError(
-            f"share_weights met a weight of layer {path!r} that is NaN or infinite.\nClusters are means of numbers.\n"
-            "Train the model again; md.fit stops where a loss is no longer finite."
-        )
+    checks.whole("share_weights", "bits", bits, "[1, 16]", f"the bits of a weight of layer {path!r}", 6)
+    advice = "Train the model again; md.fit stops where a loss is no longer finite."
+    checks.finite("share_weights", f"weights of layer {path!r}", layer.weight.data, advice)
     users = [part for part in model.modules() if any(value is layer.weight for value in vars(part).values())]
     if len(users) > 1:
         raise ValueError(

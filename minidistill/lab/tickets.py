@@ -13,6 +13,8 @@ Read ``prune/masks.py``, ``prune/criteria.py`` and ``prune/schedules.py`` before
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from .. import checks
@@ -229,11 +231,9 @@ def _ladder(chosen, rounds, rates):
 
 
 def _check(train, rounds, rewind):
-    if not callable(train):
-        raise TypeError(
-            f"lottery_tickets got train of type {type(train).__name__}.\nIt is a function of (model, callbacks) that "
-            "trains the model in place.\nWrite def train(model, callbacks): return md.fit(model, data, callbacks=callbacks)."
-        )
+    meaning = "a function of (model, callbacks) that trains the model in place"
+    advice = "Write def train(model, callbacks): return md.fit(model, data, callbacks=callbacks)."
+    checks.instance("lottery_tickets", "train", train, Callable, meaning, advice)
     checks.whole("lottery_tickets", "rounds", rounds, "[1, inf)", "the number of tickets", 10)
     checks.whole("lottery_tickets", "rewind", rewind, "[0, inf)", "the step to whose weights a ticket goes back", 0)
 
