@@ -654,7 +654,7 @@ def test_fine_tuning_drops_nothing_of_the_answers_whatever_the_order_of_definiti
 
     distill.fine_tune(HeadFirst(), digits, dropout=0.5, loss=loss, epochs=1, progress=False, rng=0)
     assert set(seen) == {("dense linear", "dropout")}
-    with pytest.raises(TypeError, match="fit got data of type ndarray"):
+    with pytest.raises(TypeError, match="fit got data = a ndarray"):
         distill.fine_tune(HeadFirst(), digits.x, dropout=0.5)
 
 
@@ -736,9 +736,9 @@ def test_guards_say_what_to_do_and_change_nothing(digits, call, text):
 
 
 def test_only_objectives_without_a_teacher_may_have_none(digits):
-    with pytest.raises(TypeError, match="NoneType as the teacher"):
+    with pytest.raises(TypeError, match="teacher = None"):
         run(None, make(8), digits, objective=[distill.HardLabels(), distill.SoftTargets()])
-    with pytest.raises(TypeError, match="NoneType as the teacher"):
+    with pytest.raises(TypeError, match="teacher = None"):
         run(None, make(8), digits, objective=distill.Hint("0", "0"))
 
 

@@ -271,7 +271,7 @@ def test_a_state_that_does_not_fit_changes_nothing():
     refused(r"1.v is \(4,\) float64, not \(3,\) float64", slots={"1.v": np.zeros(4)})
     refused(r"1.v is \(3,\) float32, not \(3,\) float64", slots={"1.v": np.zeros(3, np.float32)})
     refused("0.velocity is unknown; 2.m is unknown", slots={"0.velocity": np.zeros(2), "2.m": np.zeros(2)})
-    refused("step is -1", step=-1)
+    refused("with a step of -1", step=-1)
     refused("a dict with the keys", step=1.5)
     with pytest.raises(ValueError, match=r"got a dict with the keys \['m'\]"):
         optimizer.load_state_dict({"m": 1})

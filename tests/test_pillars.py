@@ -408,8 +408,8 @@ def pair():
 
 
 @pytest.mark.parametrize(("change", "error", "text"), [
-    ({"data": np.zeros((5, 64), np.float32)}, TypeError, "data of type ndarray"),
-    ({"student": "student"}, TypeError, "a str as the student"),
+    ({"data": np.zeros((5, 64), np.float32)}, TypeError, "data = a ndarray"),
+    ({"student": "student"}, TypeError, "student = 'student'"),
     ({"objective": "soft"}, ValueError, "objective = 'soft'"),
     ({"objective": [distill.SoftTargets(), None]}, ValueError, "sum of one or more objectives"),
     ({"teacher": nn.Sequential(nn.Dense(64, 10, "softmax"), rng=0)}, ValueError, "probabilities as the teacher"),

@@ -230,8 +230,8 @@ def test_schedules_count_steps(digits):
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
-        (lambda m, d: fit(m, d.x), TypeError, "fit got data of type ndarray"),
-        (lambda m, d: fit(lambda x: x, d), TypeError, "a function as the model"),
+        (lambda m, d: fit(m, d.x), TypeError, "fit got data = a ndarray"),
+        (lambda m, d: fit(lambda x: x, d), TypeError, "md.fit got model = <function"),
         (lambda m, d: fit(m, Dataset(d.x)), ValueError, "without targets"),
         (lambda m, d: fit(m, d, epochs=0), ValueError, "epochs = 0"),
         (lambda m, d: fit(m, d, batch_size=0), ValueError, "batch_size = 0"),

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 
+from .. import checks
 from ..datasets import Dataset
 from ..kernels import all_finite
 from ..nn import Module
@@ -29,19 +30,12 @@ def check_terms(objective):
 
 def check_models(teacher, student, data, terms, cached):
     """Both are models, with nothing in common. A teacher whose answers are cached, or asked by nobody, may be missing."""
+    rule = "an nn.Module; the teacher may be None for the objectives of teacher_free.py"
     for name, model in (("teacher", teacher), ("student", student)):
-        if model is None and name == "teacher" and not any(_asks_teacher(term, cached) for term in terms):
-            continue
-        if not isinstance(model, Module):
-            raise TypeError(
-                f"distill got a {type(model).__name__} as the {name}.\nBoth are nn.Modules; objectives without a "
-                "teacher, as in teacher_free.py, take None for it.\nWrite distill.distill(teacher, student, data)."
-            )
-    if not isinstance(data, Dataset):
-        raise TypeError(
-            f"distill got data of type {type(data).__name__}.\nIt takes a data set; labels may be missing in it.\n"
-            "Wrap the inputs: datasets.Dataset(x, y), or Dataset(x, None) with alpha=1."
-        )
+        if name == "student" or model is not None or any(_asks_teacher(term, cached) for term in terms):
+            checks.instance("distill", name, model, Module, rule, "Write distill.distill(teacher, student, data).")
+    advice = "Wrap the inputs: datasets.Dataset(x, y), or Dataset(x, None) with alpha=1."
+    checks.instance("distill", "data", data, Dataset, "a data set, in which labels may be missing", advice)
     if teacher is not None:
         _check_apart(teacher, student)
 

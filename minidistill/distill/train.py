@@ -8,6 +8,9 @@ new in every epoch, and hidden layers may be too large to keep: there the teache
 
 from __future__ import annotations
 
+import operator
+from functools import reduce
+
 import numpy as np
 
 from .. import losses
@@ -95,7 +98,7 @@ def distill(
     settings = Settings(epochs, batch_size, augment, callbacks, resume, progress, precision)
     cache = as_cache(cache, teacher, data, augment)
     split = split_validation(data, validation, rng, resume, streams=2)
-    outputs = _Outputs(teacher, student, split.data, terms, augment, cache, split.generators[1])
+    answers = _Answers(teacher, student, split.data, terms, augment, cache, split.generators[1])
     optimizer = Adam(student.parameters(), lr=3e-3) if optimizer is None else check_optimizer("distill", optimizer)
     trainer = _ObjectiveTrainer(terms, optimizer)
     settings.callbacks.insert(0, trainer)
@@ -103,31 +106,24 @@ def distill(
     history.loss_name = " + ".join(map(repr, terms))
 
     def batch_loss(batch):
-        exchange = outputs.exchange(batch, trainer.step)
-        total = terms[0](exchange)
-        for term in terms[1:]:
-            total = total + term(exchange)
-        return total
+        exchange = answers.exchange(batch, trainer.step)
+        return reduce(operator.add, [term(exchange) for term in terms])
 
     def started_with():
-        asked = (
-            None
-            if cache is None and teacher is None
-            else (fingerprint(teacher) if cache is None else cache.teacher)[:12]
-        )
-        return {"objective": described(terms), "metrics": described(metrics), "teacher": asked}
+        whose = cache.teacher if cache is not None else "" if teacher is None else fingerprint(teacher)
+        return {"objective": described(terms), "metrics": described(metrics), "teacher": whose[:12]}
 
     return run(
-        student, split, batch_loss, settings, optimizer, outputs.validation(split.held_out, terms, metrics, history),
+        student, split, batch_loss, settings, optimizer, answers.validation(split.held_out, metrics, history),
         callback_parameters=trainer.trained, history=history, started_with=started_with,
     )  # fmt: skip
 
 
-class _Outputs:
+class _Answers:
     """Makes an `Exchange` of a batch: asks the student, and looks up the teacher's answers or asks the teacher."""
 
     def __init__(self, teacher, student, data, terms, augment, cache, rng):
-        self.teacher, self.student, self.cache = teacher, student, cache
+        self.teacher, self.student, self.cache, self.terms = teacher, student, cache, terms
         self.stale_labels, cached = getattr(augment, "changes_labels", False), augment is None
         wants = {getattr(term, "answers", "scores") for term in terms}
         self.wants = next((kind for kind in ("logits", "scores", "any") if kind in wants), None)
@@ -181,17 +177,17 @@ class _Outputs:
         """The teacher's outputs for every sample."""
         return predict(self.teacher, data) if self.cache is None else self.cache.answers(data)
 
-    def validation(self, held_out, terms, metrics, history):
+    def validation(self, held_out, metrics, history):
         """The function that judges the student on validation data. What does not fit is told before training."""
         if held_out is None:
             return None
-        held_out, loss = self.targets(held_out, terms)
+        held_out, loss = self.targets(held_out)
         task = find_task("distill", self.shape, held_out.y, loss, metrics)
         evaluate(self.student, held_out[:8], loss, [])
         history.task = task.kind
         return lambda _: judge(task, predict(self.student, held_out), held_out.y)
 
-    def targets(self, held_out, terms):
+    def targets(self, held_out):
         """(validation data with targets, the loss that judges by them; None for the usual one).
 
         Labels are judged by the loss of the first objective that has one. Where there are none, the teacher's decisions take
@@ -199,7 +195,7 @@ class _Outputs:
         """
         usual = losses.cross_entropy if self.wants == "logits" else None
         if held_out.y is not None:
-            said = (getattr(term, "validation_loss", None) for term in terms)
+            said = (getattr(term, "validation_loss", None) for term in self.terms)
             return held_out, next(filter(None, said), usual)
         if not self.wants:
             raise ValueError(

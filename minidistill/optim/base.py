@@ -275,41 +275,37 @@ class Optimizer:
         ValueError
             Naming every slot that is unknown, missing, or of a wrong shape or dtype; nothing is changed then.
         """
-        step, slots = self.check_state(state)
-        copies = {key: np.array(array, order="C") for key, array in slots.items()}
-        self.step_count = step
-        for i, entry in enumerate(self._entries):
-            names = [name for name in self.slot_names(entry.group) if f"{i}.{name}" in copies]
-            entry.slots = {name: copies[f"{i}.{name}"] for name in names} or None
-
-    def check_state(self, state):
-        """(step, slots) of a state that `load_state_dict` can take; raises as that does, and never changes anything."""
-        step, slots = (state.get("step"), state.get("slots")) if isinstance(state, dict) else (None, None)
-        whole = isinstance(step, (int, np.integer, np.ndarray)) and np.ndim(step) == 0
-        if not whole or np.asarray(step).dtype.kind not in "iu" or not isinstance(slots, dict):
+        step = np.asarray(state.get("step") if isinstance(state, dict) else None)
+        if (
+            step.shape
+            or step.dtype.kind not in "iu"
+            or not 0 <= step < 2**53
+            or not isinstance(state.get("slots"), dict)
+        ):
+            what = f"a dict with the keys {list(state)}" if isinstance(state, dict) else f"a {type(state).__name__}"
             raise ValueError(
-                f"load_state_dict of {type(self).__name__} got {_describe_state(state)}.\nA state has a whole number as "
+                f"load_state_dict of {type(self).__name__} got {what}, with a step of {step}.\nA state has a whole number as "
                 "'step' and a dict as 'slots'.\nPass what state_dict() of an optimizer returned, unchanged."
             )
-        wrong = [f"step is {step}"] if not 0 <= step < 2**53 else []
-        unknown = set(slots)
-        for i, entry in enumerate(self._entries):
-            array, keys = array_of(entry.param), [f"{i}.{name}" for name in self.slot_names(entry.group)]
-            present = [key for key in keys if key in slots]
-            unknown.difference_update(present)
-            wrong += [f"{key} is missing" for key in keys if present and key not in slots]
-            for key in present:
-                slot = np.asarray(slots[key])
-                if (slot.shape, slot.dtype) != (array.shape, array.dtype):
-                    wrong.append(f"{key} is {slot.shape} {slot.dtype}, not {array.shape} {array.dtype}")
-        wrong += [f"{key} is unknown" for key in slots if key in unknown]
+        slots, parts = state["slots"], list(enumerate(self._entries))
+        arrays = {f"{i}.{name}": array_of(e.param) for i, e in parts for name in self.slot_names(e.group)}
+        copies = {key: np.array(slots[key], order="C") for key in arrays if key in slots}
+        begun = {key.partition(".")[0] for key in copies}
+        wrong = [f"{key} is unknown" for key in slots if key not in arrays]
+        wrong += [f"{key} is missing" for key in arrays if key not in copies and key.partition(".")[0] in begun]
+        for key, slot in copies.items():
+            kind, own = f"{slot.shape} {slot.dtype}", f"{arrays[key].shape} {arrays[key].dtype}"
+            wrong += [f"{key} is {kind}, not {own}"] if kind != own else []
         if wrong:
             raise ValueError(
                 f"load_state_dict of {type(self).__name__} found a state that does not fit: {'; '.join(wrong)}.\n"
                 "Every slot has the shape and dtype of its parameter.\n"
                 "Load it into an optimizer of the same kind, over the same parameters in the same order."
             )
-        return int(step), slots
+        self.step_count = int(step)
+        for i, entry in parts:
+            names = [name for name in self.slot_names(entry.group) if f"{i}.{name}" in copies]
+            entry.slots = {name: copies[f"{i}.{name}"] for name in names} or None
 
     def __repr__(self):
         options = {name: value for name, value in self.groups[0].items() if name != "params"}
@@ -413,7 +409,3 @@ class Optimizer:
             constraint.apply(entry.param, gradient.rows)
         if isinstance(entry.param, Tensor):
             entry.param.changed()
-
-
-def _describe_state(state):
-    return f"a dict with the keys {list(state)}" if isinstance(state, dict) else f"a {type(state).__name__}"

@@ -3,10 +3,9 @@
 A callback has any of the methods ``on_train_begin``, ``on_epoch_begin``, ``on_loss`` (between forward and backward pass),
 ``on_step_end``, ``on_epoch_end``, ``on_save`` (all callbacks have ended the epoch: what is written down now is whole) and
 ``on_train_end`` (also after an error), each called with the `Run`. Which callback stands first in the list makes no
-difference. If it remembers anything that a resumed run needs, it also has ``state_dict()`` and ``load_state_dict(state)``
-with nested dicts and lists of numbers, texts and arrays. Two methods may refuse a state, by raising, while nothing is
-changed: ``check_state(state)`` before it is loaded, and ``check_run(run)`` after it was loaded into a copy, with a copy of
-the run. Read ``loop.Run`` with this file.
+difference. If it remembers anything that a resumed run needs, it also has ``state_dict()``, a nesting of
+dicts and lists of numbers, texts and arrays, and ``load_state_dict(state)``, which raises if that belongs to another run (it
+is tried on a copy of the callback). Read ``loop.Run`` with this file.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -31,33 +31,21 @@ SMALLER_IS_BETTER = "loss", "error", "rmse", "mse", "mae", "huber", "entropy", "
 
 def as_callbacks(callbacks):
     """The callbacks as a list, if each can be told something and has no method that would wait for its call forever."""
-    if _events(callbacks) or isinstance(callbacks, str) or not hasattr(callbacks or (), "__iter__"):
-        shown, one = _shown(callbacks) if _events(callbacks) else (repr(callbacks), "EarlyStopping(...)")
-        raise TypeError(f"training got callbacks = {shown}.\nIt is a list of callbacks.\nWrite callbacks=[{one}].")
-    callbacks = list(callbacks or ())
+    given, advice = () if callbacks is None else callbacks, "Write callbacks=[EarlyStopping()]: objects, in a list."
+    callbacks = list(checks.instance("training", "callbacks", given, Iterable, "a list of callbacks", advice))
     for callback in callbacks:
-        events, (shown, one) = _events(callback), _shown(callback)
-        if isinstance(callback, type) or not events:
+        names = [name for name in dir(callback) if name.startswith("on_")]
+        if isinstance(callback, type) or not names:
+            what = f"the class {callback.__name__}" if isinstance(callback, type) else f"a {type(callback).__name__}"
             raise TypeError(
-                f"training got {shown} among the callbacks.\nA callback is an object with one or more of the methods "
-                f"{', '.join(EVENTS)}.\n{f'Write {one}' if events else 'Write a class with one of them, or leave it out'}."
+                f"training got {what} among the callbacks.\nA callback is an object with one or more of the methods "
+                f"{', '.join(EVENTS)}.\n{advice}"
             )
-        for name in events:
-            checks.choice(f"training with a {type(callback).__name__} among the callbacks", "its method", name, EVENTS,
-                          f"Name it {_nearest(name)}; a method that only you call must not begin with on_.")  # fmt: skip
+        who = f"training with a {type(callback).__name__} among the callbacks"
+        for name in names:
+            advice = f"Name it {_nearest(name)}; a method that only you call must not begin with on_."
+            checks.choice(who, "its method", name, EVENTS, advice)
     return callbacks
-
-
-def _events(callback):
-    """Names of the methods that look like those of a callback."""
-    return [name for name in dir(callback) if name.startswith("on_") and callable(getattr(callback, name))]
-
-
-def _shown(value):
-    """(an object or a class in a text, how an object of its class is made)."""
-    if isinstance(value, type):
-        return f"the class {value.__name__} itself", f"{value.__name__}(...)"
-    return f"a {type(value).__name__}", f"{type(value).__name__}(...)"
 
 
 def _nearest(name):
@@ -90,14 +78,12 @@ class EarlyStopping:
         self.patience = checks.whole(
             "EarlyStopping", "patience", patience, "[1, inf)", "how many epochs may pass without improvement", 5
         )
-        advice = 'Write monitor="validation_loss".'
-        self.monitor = checks.instance("EarlyStopping", "monitor", monitor, str, "a column of the history", advice)
+        rule, advice = "a column of the history", 'Write monitor="validation_loss".'
+        self.monitor, advice = checks.instance("EarlyStopping", "monitor", monitor, str, rule, advice), None
         if mode is None:
             known = {"max": LARGER_IS_BETTER, "min": SMALLER_IS_BETTER}
             mode = next((mode for mode, endings in known.items() if monitor.endswith(endings)), None)
             advice = f'Write EarlyStopping(monitor={monitor!r}, mode="max") if more is better, mode="min" if less is.'
-        else:
-            advice = None
         self.mode = checks.choice(f"EarlyStopping of {monitor!r}", "mode", mode, ("min", "max"), advice)
         self.restore_best = restore_best
         self._forget("")

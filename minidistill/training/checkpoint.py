@@ -67,18 +67,19 @@ def load_checkpoint(path, run):
     FileNotFoundError
         If there is no such file.
     FileFormatError
-        If it is damaged, or belongs to another run. Nothing is changed then. (A callback that cannot be copied, because it
-        holds an open file for example, is loaded first; if it is what fails, it alone may have changed.)
+        If it is damaged, or belongs to another run. Nothing is changed then, except perhaps a callback that cannot be
+        copied, because it holds an open file for example.
     """
     state = read_checkpoint(path)
     with errors_of(path):
         _check_settings(path, state, run)
-        memo = {id(run.split): run.split, id(run.callbacks): []}
-        trial = copy.deepcopy(run, memo)
-        copies = [_copied(callback, memo) for callback in run.callbacks]  # those that hold the run hold the trial here
-        _load(trial, state, zip(copies, copy.deepcopy(state["callbacks"])))
-        untried_first = sorted(zip(copies, run.callbacks, state["callbacks"]), key=lambda three: three[0] is not None)
-        _load(run, state, [(callback, saved) for _, callback, saved in untried_first])
+        memo = {id(run.split): run.split}
+        for (
+            callback
+        ) in run.callbacks:  # a callback may hold the model: in its copy that is the copy which the trial has
+            memo[id(callback)] = _copied(callback, memo)
+        _load(copy.deepcopy(run, memo), copy.deepcopy(state))
+        _load(run, state)
 
 
 def read_checkpoint(path):
@@ -160,10 +161,10 @@ def _check_settings(path, state, run):
         )
 
 
-def _load(run, state, callbacks):
-    """Bring a run, or its copy, to a state; ``callbacks`` are pairs of a callback (or None) and what it remembered."""
+def _load(run, state):
+    """Bring a run, or its copy, to a state."""
     generators = {name: _generator(state["generators"][name]) for name in run.generators}
-    for callback, saved in callbacks:
+    for callback, saved in zip(run.callbacks, state["callbacks"]):
         if hasattr(callback, "load_state_dict"):
             callback.load_state_dict(saved)
     for parameter in run.model.parameters():
@@ -176,11 +177,11 @@ def _load(run, state, callbacks):
 
 
 def _copied(callback, memo):
-    """A copy of a callback, or None."""
+    """A copy of a callback, or the callback itself where that is impossible."""
     try:
         return copy.deepcopy(callback, memo)
     except _ERRORS:  # it holds a file, a lock, ...
-        return None
+        return callback
 
 
 def _generator(saved):

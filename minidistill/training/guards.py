@@ -6,24 +6,13 @@ import warnings
 
 from .. import checks
 from ..datasets import Dataset
-from ..nn import Module
 from ..optim.base import Optimizer
 
 
-def check_model(model, who):
-    if not isinstance(model, Module):
-        raise TypeError(
-            f"{who} got a {type(model).__name__} as the model.\nA model is an nn.Module.\n"
-            f"Pass the model first: md.{who}(model, data)."
-        )
-
-
 def check_targets(data, who):
-    if not isinstance(data, Dataset):
-        raise TypeError(
-            f"{who} got data of type {type(data).__name__}.\nIt takes inputs and targets together.\n"
-            f"Wrap them: md.{who}(model, datasets.Dataset(x, y))."
-        )
+    """Refuse data without targets."""
+    advice = f"Write md.{who}(model, datasets.Dataset(x, y))."
+    checks.instance(who, "data", data, Dataset, "a data set, with inputs and targets", advice)
     if data.y is None:
         raise ValueError(
             f"{who} got a data set without targets.\nThere is nothing to compare predictions with.\n"
@@ -50,26 +39,21 @@ def check_optimizer(who, optimizer):
 
 def check_ownership(model, optimizer):
     """Refuse an optimizer that would train nothing of this model; warn of parameters that are too new for it to know."""
-    own, held = {id(p) for p in model.parameters()}, {id(p) for p in optimizer.parameters}
-    foreign = [p for p in optimizer.parameters if id(p) not in own]
-    if foreign and len(foreign) == len(optimizer.parameters):
+    own, held = dict(model.named_parameters()), {id(p) for p in optimizer.parameters}
+    if held.isdisjoint(map(id, own.values())):
         raise ValueError(
-            f"training got an optimizer over {len(foreign)} parameters, none of which belong to the model.\n"
+            f"training got an optimizer over {len(held)} parameters, none of which belong to the model.\n"
             "It would change something else, and the model not at all.\n"
             "Make it from this model, after copying or replacing layers: optim.Adam(model.parameters())."
         )
-    late = [
-        name
-        for name, p in model.named_parameters()
-        if p.requires_grad and id(p) not in held and p.made > optimizer.made
-    ]
+    missed = {name: p for name, p in own.items() if p.requires_grad and id(p) not in held}
+    late = [repr(name) for name, p in missed.items() if p.made > optimizer.made]
     if late:
         more = f" and {len(late) - 6} more" if len(late) > 6 else ""
         warnings.warn(
-            f"training got an optimizer that is older than these parameters: {', '.join(map(repr, late[:6]))}{more}.\n"
+            f"training got an optimizer that is older than these parameters: {', '.join(late[:6])}{more}.\n"
             "It does not hold them, so they stay as they are.\n"
             "Make it after the layers, optim.Adam(model.parameters()); or set requires_grad = False, if they are to rest.",
-            UserWarning,
             stacklevel=4,  # where fit or distill was called
         )
 
@@ -78,14 +62,13 @@ def warn_of_ended_schedules(optimizer, steps):
     """One warning if a schedule, over since an earlier training, leaves the rate at 0 in all steps of this one."""
     done = optimizer.step_count
     for schedule in (group["lr"] for group in optimizer.groups if callable(group["lr"])):
-        if steps == 0 or any(schedule(step) != 0 for step in range(done, done + steps)):
-            continue
-        if highest := max(map(schedule, range(done)), default=0):
-            kind = type(optimizer).__name__
+        over = steps > 0 and not any(map(schedule, range(done, done + steps)))
+        if over and (highest := max(map(schedule, range(done)), default=0)):
+            cure = f"optim.{type(optimizer).__name__}(model.parameters(), lr=optim.cosine({highest:g}, {steps}))"
             warnings.warn(
                 f"training got an optimizer whose schedule is over: the rate is 0 in all {steps} steps from step {done}.\n"
                 "A schedule counts the steps of its optimizer, those of earlier trainings too, and nothing is learned now.\n"
-                f"Make a new optimizer: optim.{kind}(model.parameters(), lr=optim.cosine({highest:g}, {steps})).",
+                f"Make a new optimizer: {cure}.",
                 stacklevel=4,
             )
             return

@@ -16,12 +16,12 @@ from ..datasets.dataset import check_batch_size
 from ..kernels import all_finite
 from ..kernels.blas import SMALL, WORTH_SPLITTING, OneBlasThread
 from ..kernels.pool import split
-from ..nn import mode, watch
+from ..nn import Module, mode, watch
 from ..nn.graph import check_samples
-from ..nn.module import NeedsTensors, is_watched
+from ..nn.module import NeedsTensors, check_module, is_watched
 from ..nn.wrong_input import WrongFeatures
 from ..tensor import as_tensor, no_grad, recording
-from .guards import check_model, check_targets
+from .guards import check_targets
 from .returned import plain_number, rows_of
 from .task import check_last_operation, find_task
 
@@ -52,7 +52,8 @@ def predict(model, x, batch_size=256):
         If there are no samples, inputs differ in length, a floating one holds NaN or infinity, or the model does not return
         one row for each sample.
     """
-    check_model(model, "predict")
+    if not isinstance(model, Module):
+        check_module("md.predict", model)
     if type(batch_size) is not int or batch_size < 1:
         check_batch_size(batch_size)
     inputs = _checked_inputs(x)

@@ -21,20 +21,14 @@ import numpy as np
 from .. import checks
 from ..datasets.dataset import check_batch_size
 from ..nn import mode
+from ..nn.module import check_module
 from ..optim import Adam
 from ..optim.parameters import check_finite
 from .arithmetic import arithmetic_of
 from .callbacks import as_callbacks
 from .checkpoint import described, load_checkpoint
 from .finite import check_validation, check_weights, infinite_loss, not_taken
-from .guards import (
-    check_augmentation,
-    check_model,
-    check_optimizer,
-    check_ownership,
-    check_targets,
-    warn_of_ended_schedules,
-)
+from .guards import check_augmentation, check_optimizer, check_ownership, check_targets, warn_of_ended_schedules
 from .history import History
 from .inference import judge, predict
 from .interrupts import Interrupts
@@ -190,7 +184,7 @@ def fit(
     KeyboardInterrupt
         After Ctrl-C, once the step has ended, with the `History` as ``history``; see ``interrupts.py``.
     """
-    check_model(model, "fit")
+    check_module("md.fit", model)
     check_targets(data, "fit")
     settings = Settings(epochs, batch_size, augment, callbacks, resume, progress, precision)
     check_augmentation("fit", augment)

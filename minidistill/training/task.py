@@ -16,19 +16,18 @@ Read ``losses.py`` and ``metrics.py`` before this file.
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from .. import losses
+from .. import checks, losses
 from ..nn import Activation, mode, watch
 from ..tensor import as_tensor, recording
 from .metrics import accuracy, binary_accuracy, find_metrics, hit_rate_at_k, ndcg_at_k
 
 _OF_LOSS = {losses.cross_entropy: "classes", losses.kl_divergence: "classes", losses.binary_cross_entropy: "labels",
             losses.mse: "numbers", losses.mae: "numbers", losses.huber: "numbers"}  # fmt: skip
-_OF_RANKINGS = (hit_rate_at_k, ndcg_at_k)
 
 
 def _share_of_yes_or_no(predictions, targets):
@@ -95,7 +94,7 @@ def find_task(who, shape, targets, loss=None, metrics=None):
     loss = default_loss(targets, loss)
     asked = None if metrics is None else find_metrics(metrics)
     kind = _kind_of_loss(loss)
-    if asked and any(metric.__wrapped__ in _OF_RANKINGS for metric in asked.values()):
+    if any(metric.__wrapped__ in (hit_rate_at_k, ndcg_at_k) for metric in (asked or {}).values()):
         kind = "ranking"
     elif kind == "labels":
         kind = "yes or no" if np.prod(shape) == 1 else "several labels"
@@ -124,19 +123,15 @@ def default_loss(targets, loss=None):
     ValueError
         If floating targets are rows of probabilities: both losses are usual for them, and neither is more likely meant.
     """
-    if loss is not None and not callable(loss):
-        raise TypeError(
-            f"training got loss = {loss!r}.\nA loss is a function of (predictions, targets) that returns a Tensor.\n"
-            "Pass the function itself: loss=losses.mse."
-        )
-    if loss is None and are_distributions(targets):
+    if loss is not None:
+        rule = "a function of (predictions, targets) that returns a Tensor"
+        return checks.instance("training", "loss", loss, Callable, rule, "Pass the function itself: loss=losses.mse.")
+    if are_distributions(targets):
         raise ValueError(
             f"training got targets of shape {targets.shape} whose rows are probabilities, or one-hot, and no loss.\n"
             "Two losses are usual for such rows, and they train different models.\n"
             "Write loss=losses.cross_entropy for a model that returns logits, or loss=losses.mse for numbers."
         )
-    if loss is not None:
-        return loss
     return losses.cross_entropy if targets.dtype.kind in "iub" else losses.mse
 
 
@@ -175,14 +170,13 @@ def check_last_operation(model, data, loss):
 
 def name_of(loss):
     """The name of a loss, for texts."""
-    function = loss.func if isinstance(loss, partial) else loss
+    function = getattr(loss, "func", loss)  # of a functools.partial
     return getattr(function, "__name__", type(function).__name__)
 
 
 def _kind_of_loss(loss):
     """What one of our own losses says; None for a loss of the user's, which need not even be hashable."""
-    function = loss.func if isinstance(loss, partial) else loss
-    return next((kind for known, kind in _OF_LOSS.items() if known is function), None)
+    return next((kind for known, kind in _OF_LOSS.items() if known is getattr(loss, "func", loss)), None)
 
 
 def are_distributions(targets):
@@ -197,17 +191,15 @@ def _by_values(who, shape, targets):
     if targets.dtype.kind == "f":
         return "numbers"
     several = len(shape) == 1 and shape[0] > 1
-    binary = targets.min() >= 0 and targets.max() <= 1
-    if several and targets.min() >= 0 and targets.max() < shape[0]:
-        if targets.ndim == 1:
-            return "classes"
-        if targets.shape[1:] == (1,):
+    if several and targets.shape[1:] in ((), (1,)) and targets.min() >= 0 and targets.max() < shape[0]:
+        if targets.ndim == 2:
             raise ValueError(
                 f"{who} got class ids of shape {targets.shape} for {shape[0]} outputs.\n"
                 "Ids are a vector; a column would be compared with every sample.\nWrite y.ravel()."
             )
-    if not binary or targets[0].size != np.prod(shape):
+        return "classes"
+    if targets.min() < 0 or targets.max() > 1 or targets[0].size != np.prod(shape):
         return "numbers"
-    if not several:
-        return "yes or no" if np.prod(shape) == 1 else "several labels"
-    return "classes" if (targets.sum(axis=1) == 1).all() else "several labels"
+    if np.prod(shape) == 1:
+        return "yes or no"
+    return "classes" if several and (targets.sum(axis=1) == 1).all() else "several labels"
