@@ -566,7 +566,7 @@ def test_large_inputs_are_no_warning(rows):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"mode": "int4"}, "The modes are: static, dynamic, weight_only"),
+    ({"mode": "int4"}, "It is one of 'static', 'dynamic', 'weight_only'"),
     ({"observer": "guess"}, "'minmax', 'moving_average', 'percentile', 'mse', 'entropy'"),
     ({"calibration": None}, "Static scales come from data"),
     ({"calibration": np.full((3, 20), np.inf, F)}, "NaN or infinite"),

@@ -341,5 +341,5 @@ def test_a_layer_whose_activations_overflow_is_named_by_fit(learned):
 def test_a_nan_step_outside_of_fit_names_its_layer():
     qat, data = quantized()
     qat.layers[1].input_reach.assign(np.full(1, np.nan))
-    with pytest.raises(ValueError, match=r"QATDense\(.*has a range or a reach that is no such thing"):
+    with pytest.raises(ValueError, match=r"QATDense\(.*has an invalid range or reach"):
         md.predict(qat, data.x)

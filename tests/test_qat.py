@@ -440,12 +440,12 @@ def test_a_file_cannot_decide_scales_unchecked(name, value, tmp_path):
         for reach in (layer.weight_reach, layer.input_reach):
             reach.constraints.clear()  # a file names these, or does not
     expected = md.predict(qat, x)
-    with pytest.raises(ValueError, match=r"QATDense\(.* has a range or a reach that is no such thing"):
+    with pytest.raises(ValueError, match=r"QATDense\(.* has an invalid range or reach"):
         qat.load_state_dict(bad)
     assert same_state(qat, quantize.prepare_qat(network(20, 16, 4), x, learned=True))
     qat._assign(bad)
     md.save(qat, tmp_path / "bad.npz")
-    with pytest.raises(FileFormatError, match="a range or a reach that is no such thing"):
+    with pytest.raises(FileFormatError, match="an invalid range or reach"):
         md.load(tmp_path / "bad.npz")
     qat.load_state_dict(good)
     assert np.array_equal(md.predict(qat, x), expected)
@@ -538,7 +538,7 @@ class ScaleOnly:
 
 def test_what_cannot_be_prepared():
     model, x = network(20, 16, 4), data()
-    with pytest.raises(TypeError, match="prepare_qat got a ndarray as the model"):
+    with pytest.raises(TypeError, match="prepare_qat got model = a ndarray"):
         quantize.prepare_qat(x)
     with pytest.raises(ValueError, match="found no Dense layer and no Embedding"):
         quantize.prepare_qat(nn.Sequential(nn.ReLU()))
@@ -619,12 +619,12 @@ def test_a_model_that_cannot_be_traced_trains_with_floats_in_between_and_says_so
 
 
 def test_the_delay_is_checked():
-    with pytest.raises(ValueError, match="ActivationDelay got epochs=3 and freeze=2"):
+    with pytest.raises(ValueError, match=r"ActivationDelay got freeze = 2\.\n.* in \[3, inf\)"):
         ActivationDelay(3, freeze=2)
-    with pytest.raises(ValueError, match="epochs=-1"):
+    with pytest.raises(ValueError, match="epochs = -1"):
         ActivationDelay(-1)
     for wrong in (("2",), (1.5,), (None,), (1, "3"), (0, 2.5)):
-        with pytest.raises(ValueError, match=r"ActivationDelay got .*\n.*\nWrite ActivationDelay\("):
+        with pytest.raises(TypeError, match=r"ActivationDelay got .*\n.* a whole number in .*\nWrite (epochs|freeze)="):
             ActivationDelay(*wrong)
     model = network(20, 16, 4)
     before = model.state_dict()

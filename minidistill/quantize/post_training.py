@@ -14,9 +14,11 @@ Given up: a layer that is called twice gives floats, as does one before an opera
 
 from __future__ import annotations
 
-from ..nn import Embedding, Module, replace, watch
+from .. import checks
+from ..nn import Embedding, replace, watch
 from ..nn.forward_only import refuse_converted, replaceable
 from ..nn.graph import check_samples
+from ..nn.module import check_module
 from ..training import predict
 from ..training.inference import watch_inputs
 from .affine import weight_limit
@@ -88,45 +90,38 @@ def post_training(
         If there is nothing to quantize, the calibration data is a single sample or does not reach a layer, or NaN or infinity
         appears.
     """
-    _check(model, mode, observer, integer_only)
-    layers, tables = quantizable(model, embeddings)
-    settings = bits_of(layers, bits)
-    settings = {p: {"per_channel": per_channel, "clip": clip, "bits": b, "group": group} for p, b in settings.items()}
-    observer = observer if mode == "static" else None
-    observers = calibrate(model, layers, calibration, observer, rounding, settings, batch_size)
-    made = {path: QuantizedEmbedding.from_embedding(table, embedding_bits) for path, table in tables.items()}
-    if mode == "static":
-        made |= _static(model, layers, calibration, observers, settings, integer_only)
-    else:
-        kind = DynamicDense if mode == "dynamic" else WeightOnlyDense
-        made |= {path: kind.from_dense(layer, **settings[path]) for path, layer in layers.items()}
-    twin = model.copy()
-    for path, layer in made.items():
-        twin = replace(twin, path, layer)
-    if mode == "static" and layers:
-        _give_floats_where_read(twin, layers, calibration, batch_size)
-    if bias_correction:
-        correct_biases(model, twin, layers, calibration, batch_size)
-    return twin.eval()
-
-
-def _check(model, mode, observer, integer_only):
-    if not isinstance(model, Module):
-        raise TypeError(
-            f"post_training got a {type(model).__name__} as the model.\nA model is an nn.Module.\n"
-            "Write quantize.post_training(model, calibration=train.x)."
-        )
-    if mode not in MODES:
-        raise ValueError(
-            f"post_training got mode={mode!r}.\nThe modes are: {', '.join(MODES)}.\nChoose one; static is the fastest."
-        )
-    if mode == "static" and observer is None:
-        make_observer(observer)  # raises, and names those that are known
-    if mode != "static" and (observer != "minmax" or integer_only):
+    static = checks.choice("post_training", "mode", mode, MODES) == "static"
+    if not static and (observer != "minmax" or integer_only):
         raise ValueError(
             f"post_training got an observer or integer_only with mode={mode!r}.\nThey choose or use fixed scales, which "
             "only static quantization has.\nLeave them out, or write mode='static'."
         )
+    layers, tables = quantizable(check_module("post_training", model), embeddings)
+    names = {path: f"the input of layer {path!r}" for path in layers}
+    observers = {path: make_observer(observer, name) for path, name in names.items() if static}
+    roundings = {path: make_rounding(rounding, name) for path, name in names.items() if rounding != "nearest"}
+    shared = {"per_channel": per_channel, "clip": clip, "group": group}
+    weights = {p: {**shared, "bits": b, "rounding": roundings.get(p)} for p, b in bits_of(layers, bits).items()}
+    calibrate(model, layers, calibration, observers, roundings, batch_size)
+    made = {path: QuantizedEmbedding.from_embedding(table, embedding_bits) for path, table in tables.items()}
+    if static:
+        made |= _integer_layers(model, layers, calibration, observers, weights, integer_only)
+    else:
+        kind = DynamicDense if mode == "dynamic" else WeightOnlyDense
+        made |= {path: kind.from_dense(layer, **weights[path]) for path, layer in layers.items()}
+    twin = model.copy()
+    for path, layer in made.items():
+        twin = replace(twin, path, layer)
+
+    def give_floats(path, layer):
+        layer.activation = layers[path].activation  # without the relu that follows
+        layer.give_floats()
+
+    if static and layers:
+        give_floats_where_read(twin, QuantizedDense, calibration, batch_size, give_floats)
+    if bias_correction:
+        correct_biases(model, twin, layers, calibration, batch_size)
+    return twin.eval()
 
 
 def quantizable(model, embeddings):
@@ -158,13 +153,49 @@ def bits_of(layers, bits):
     return named
 
 
-def _static(model, layers, calibration, observers, settings, integer_only):
+def calibrate(model, layers, calibration, observers, roundings, batch_size):
+    """Show observers, and roundings that look at inputs, all that comes into their layers. Without them, no data is needed.
+
+    Parameters
+    ----------
+    model : Module
+    layers : dict of str to Dense
+    calibration : ndarray, tuple of ndarrays, Dataset, or None
+    observers, roundings : dict
+        By the path of the layer.
+    batch_size : int
+
+    Raises
+    ------
+    ValueError
+        If data is needed and there is none, it is a single sample, or NaN or infinity appears.
+    """
+    if not observers and not roundings:
+        return
+    if calibration is None:
+        raise ValueError(
+            "post_training got no calibration data.\nStatic scales come from data, and so does rounding by what a layer "
+            "sees; there is no default.\nPass calibration=train.x, or mode='dynamic'."
+        )
+    check_samples(model, calibration)
+    features = {path: FeatureRanges(path) for path in (takes_inputs(model, layers, calibration) if observers else ())}
+
+    def observe(path, rows):
+        for observer in (kind[path] for kind in (observers, roundings, features) if path in kind):
+            (getattr(observer, "see", None) or observer.observe)(rows)  # users' own may have either
+
+    watch_inputs(model, layers, calibration, observe, batch_size)
+    for ranges in features.values():
+        ranges.warn()
+
+
+def _integer_layers(model, layers, calibration, observers, weights, integer_only):
     """{path: new layer}: the integer layers, and what stands between two of them and can be integer too."""
     edges, follows = integer_edges(model, layers, calibration) if layers else ({}, set())
     made = {}
     for path, layer in layers.items():
-        places = {"after_integers": path in follows, "integer_only": integer_only}
-        made[path] = QuantizedDense.from_dense(layer, observers[path], **settings[path], **places)
+        options = {**weights[path], "after_integers": path in follows, "integer_only": integer_only}
+        made[path] = QuantizedDense.from_dense(layer, observers[path], **options)
     for path, (consumers, relus) in edges.items():
         targets = {(float(made[p].input_scale[0]), int(made[p].input_zero_point[0])) for p in consumers}
         if len(targets) == 1:  # one tensor, seen by all of them
@@ -184,58 +215,27 @@ def _join(made, path, target, relus):
         layer.give_floats()
 
 
-def _give_floats_where_read(twin, layers, calibration, batch_size):
-    made = {path: layer for path, layer in twin.named_modules() if isinstance(layer, QuantizedDense)}
-    for path in layers_read_as_floats(twin, made, calibration, batch_size):
-        made[path].activation = layers[path].activation  # without the relu that follows
-        made[path].give_floats()
+def give_floats_where_read(model, kind, inputs, batch_size, give_floats):
+    """Run a new model over data until nothing reads integers of its layers as floats.
 
-
-def layers_read_as_floats(model, layers, inputs, batch_size):
-    """Run a new model over data, and yield the paths of layers whose integers something asked to be floats.
-
-    The caller lets these give floats; then it is run again, until there are none.
+    Parameters
+    ----------
+    model : Module
+    kind : type
+        Of the layers.
+    inputs : ndarray, tuple of ndarrays, or Dataset
+    batch_size : int
+    give_floats : callable
+        Called with path and layer if something did; the layer gives floats from then on.
     """
-    while True:
-        with watch_float_reads() as asked, watch(_unchanged):  # a watched model stays on this thread
+    layers, found = {id(m): (path, m) for path, m in model.named_modules() if isinstance(m, kind)}, True
+    while found:
+        with watch_float_reads() as makers, watch(_unchanged):  # a watched model stays on this thread
             predict(model, inputs, batch_size)
-        found = [path for path, layer in layers.items() if any(layer is maker for maker in asked)]
-        yield from found
-        if not found:
-            return
+        found = layers.keys() & {id(maker) for maker in makers}
+        for key in found:
+            give_floats(*layers[key])
 
 
 def _unchanged(module, inputs, output):
     return output
-
-
-def calibrate(model, layers, calibration, observer, rounding, settings, batch_size):
-    """{path: observer} after it has seen all that comes into the layer; so has what rounds weights, kept in ``settings``.
-
-    Without an observer, and without a rounding that looks at inputs, no data is needed.
-    """
-    names = {path: f"the input of layer {path!r}" for path in layers}
-    observers = {path: make_observer(observer, name) for path, name in names.items() if observer is not None}
-    roundings = {path: make_rounding(rounding, name) for path, name in names.items() if rounding != "nearest"}
-    for path, seen in roundings.items():
-        settings[path]["rounding"] = seen
-    if not observers and not roundings:
-        return {}
-    if calibration is None:
-        raise ValueError(
-            "post_training got no calibration data.\nStatic scales come from data, and so does rounding by what a layer "
-            "sees; there is no default.\nPass calibration=train.x, or mode='dynamic'."
-        )
-
-    check_samples(model, calibration)
-    features = {path: FeatureRanges(path) for path in (takes_inputs(model, layers, calibration) if observers else ())}
-
-    def see(path, rows):
-        for watching in (observers, roundings, features):
-            if path in watching:
-                (getattr(watching[path], "see", None) or watching[path].observe)(rows)  # users' own may have either
-
-    watch_inputs(model, layers, calibration, see, batch_size)
-    for seen in features.values():
-        seen.warn()
-    return observers

@@ -10,14 +10,14 @@ Which layers hand integers to one another is decided here, before training, by t
 
 from __future__ import annotations
 
-from numbers import Integral
-
 import numpy as np
 
+from .. import checks
 from ..nn import Dropout, Module, example_inputs, replace
+from ..nn.module import check_module
 from .consumers import integer_edges
-from .observers import MovingAverage
-from .post_training import bits_of, calibrate, layers_read_as_floats, quantizable
+from .observers import make_observer
+from .post_training import bits_of, calibrate, give_floats_where_read, quantizable
 from .qat_layers import FIXED, OBSERVE, QUANTIZE, QATDense, QATDropout, QATEmbedding, QATReLU
 
 
@@ -76,26 +76,32 @@ def prepare_qat(
         If there is nothing to quantize, steps of activations are to be learned without calibration data, these do not reach a
         layer, or NaN or infinity appears.
     """
-    layers, inputs, settings = _checked(model, calibration, bits, embeddings, example, learned)
-    options = {"per_channel": per_channel, "learned": learned, "momentum": MovingAverage(momentum=momentum).momentum}
+    layers, tables = quantizable(check_module("prepare_qat", model), embeddings)
+    bits = bits_of(layers, bits)
+    if learned and layers and calibration is None:
+        raise ValueError(
+            "prepare_qat got learned=True without calibration data.\nA learned step of an activation starts from its "
+            "range, and its zero point stays: one batch is too little to decide it.\n"
+            "Write quantize.prepare_qat(model, calibration=train.x, learned=True)."
+        )
+    inputs = example_inputs(model, example) if calibration is None else calibration
     observers = {}
     if calibration is not None:
-        observers = calibrate(model, layers, calibration, observer, "nearest", {}, batch_size)
+        observers = {path: make_observer(observer, f"the input of layer {path!r}") for path in layers}
+        calibrate(model, layers, calibration, observers, {}, batch_size)
     ranges = {path: _range_of(seen) for path, seen in observers.items()}
     edges, follows = integer_edges(model, layers, inputs) if layers else ({}, set())
-    qat = model.copy()
-    for path, bits_of_layer in settings.items():
+    qat, made = model.copy(), {}
+    for path in layers:
         consumers, relus = edges.get(path, ((), ()))
+        options = {"bits": bits[path], "per_channel": per_channel, "learned": learned, "momentum": momentum}
         places = {"gives_integers": bool(consumers), "relu_follows": bool(relus), "after_integers": path in follows}
-        layer = QATDense.from_dense(qat.get(path), bits=bits_of_layer, **options, **places)
+        made[path] = QATDense.from_dense(qat.get(path), **options, **places)
+        made |= {relu: QATReLU.from_relu(qat.get(relu)) for relu in relus}
+    made |= {path: QATEmbedding.from_embedding(qat.get(path), embedding_bits) for path in tables}
+    made |= {path: QATDropout.from_dropout(layer) for path, layer in qat.named_modules() if type(layer) is Dropout}
+    for path, layer in made.items():
         qat = replace(qat, path, layer)
-        for relu in relus:
-            qat = replace(qat, relu, QATReLU.from_relu(qat.get(relu)))
-    for path in quantizable(model, embeddings)[1]:
-        qat = replace(qat, path, QATEmbedding.from_embedding(qat.get(path), embedding_bits))
-    for path, module in model.named_modules():
-        if type(module) is Dropout:
-            qat = replace(qat, path, QATDropout.from_dropout(qat.get(path)))
     _share_grids(qat, edges, layers)
     for path, (low, high) in ranges.items():
         qat.get(path).widen(low, high)
@@ -153,14 +159,11 @@ class ActivationDelay:
     """
 
     def __init__(self, epochs=1, freeze=None):
-        whole = isinstance(epochs, Integral) and (freeze is None or isinstance(freeze, Integral))
-        if not whole or epochs < 0 or (freeze is not None and freeze < epochs):
-            raise ValueError(
-                f"ActivationDelay got epochs={epochs!r} and freeze={freeze!r}.\nFor whole numbers of epochs, activations are "
-                "observed, then rounded, then their ranges are held.\n"
-                "Write ActivationDelay(epochs=2, freeze=8), or leave freeze out."
-            )
-        self.epochs, self.freeze = epochs, freeze
+        observed, held = "how many epochs activations are only observed", "after how many epochs their ranges are held"
+        self.epochs = checks.whole("ActivationDelay", "epochs", epochs, "[0, inf)", observed, 1)
+        if freeze is not None:
+            checks.whole("ActivationDelay", "freeze", freeze, f"[{epochs}, inf)", held, epochs + 1)
+        self.freeze = freeze
 
     def on_train_begin(self, run):
         """Refuse a model that has nothing to delay."""
@@ -184,24 +187,6 @@ class ActivationDelay:
             )
         for layer in layers:
             layer.stage = stage
-
-
-def _checked(model, calibration, bits, embeddings, example, learned):
-    """(layers, inputs to run the model on, bits by path), after everything that can be refused was looked at."""
-    if not isinstance(model, Module):
-        raise TypeError(
-            f"prepare_qat got a {type(model).__name__} as the model.\nA model is an nn.Module.\n"
-            "Write quantize.prepare_qat(model, calibration=train.x)."
-        )
-    layers, _ = quantizable(model, embeddings)
-    settings = bits_of(layers, bits)
-    if learned and layers and calibration is None:
-        raise ValueError(
-            "prepare_qat got learned=True without calibration data.\nA learned step of an activation starts from its "
-            "range, and its zero point stays: one batch is too little to decide it.\n"
-            "Write quantize.prepare_qat(model, calibration=train.x, learned=True)."
-        )
-    return layers, example_inputs(model, example) if calibration is None else calibration, settings
 
 
 def _range_of(observer):
@@ -233,12 +218,15 @@ def _share_grids(qat, edges, layers):
 
 
 def _give_floats_where_read(qat, inputs, batch_size):
-    """Let layers give floats whose integers something asked to be floats."""
-    layers = {path: layer for path, layer in qat.named_modules() if isinstance(layer, QATDense)}
-    unknown = [layer.input_range for layer in layers.values() if layer.input_range[0] > layer.input_range[1]]
+    """Make a layer return floats if anything in the model reads its integers as floats."""
+    ranges = [layer.input_range for layer in qat.modules() if isinstance(layer, QATDense)]
+    unknown = [ends for ends in ranges if ends[0] > ends[1]]
     for ends in unknown:
-        ends[:] = -1, 1  # any will do: only who takes what is looked at
-    for path in layers_read_as_floats(qat, layers, inputs, batch_size):
-        layers[path].output_range, layers[path].output_reach, layers[path].relu_follows = None, None, False
+        ends[:] = -1, 1  # any will do: only who reads what is looked at
+
+    def give_floats(path, layer):
+        layer.output_range, layer.output_reach, layer.relu_follows = None, None, False
+
+    give_floats_where_read(qat, QATDense, inputs, batch_size, give_floats)
     for ends in unknown:
         ends[:] = np.inf, -np.inf

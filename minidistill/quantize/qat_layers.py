@@ -10,6 +10,8 @@ conversion. Read ``simulated_quantization.py`` and ``nn/layers.py`` before this 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .. import ops
@@ -106,8 +108,8 @@ class QATDense(Dense):
     @classmethod
     def from_dense(cls, dense, **options):
         """Take over the parameters of a `Dense`: not copies, but these; learned steps start from them."""
-        layer = cls(dense.in_features, dense.out_features, dense.activation, dense.bias is not None, **options)
-        layer.weight, layer.bias, layer.training = dense.weight, dense.bias, dense.training
+        sizes = dense.in_features, dense.out_features
+        layer = _taken_over(cls(*sizes, dense.activation, dense.bias is not None, **options), dense, "weight", "bias")
         if layer.learned:
             layer.start_reach()
         return layer
@@ -142,10 +144,9 @@ class QATDense(Dense):
         """Let the range of the input hold that from low to high, too; it starts there if it was not calibrated."""
         ends = self.input_range
         ends[:] = (min(ends[0], low), max(ends[1], high))
-        if self.input_reach is not None:
-            _begin(self.input_reach, np.array([ACTIVATION_MAX * activation_scale(*ends.tolist())[0]]))
+        _begin_at(self.input_reach, ends)
 
-    def see(self, ends, reach, low, high):
+    def move_range(self, ends, reach, low, high):
         """Let a range of this layer move towards that of a batch, if it moves."""
         if not (-np.inf < low and high < np.inf):
             error = FloatingPointError(
@@ -157,8 +158,7 @@ class QATDense(Dense):
         if self.stage == FIXED or (reach is not None and self.stage == QUANTIZE):
             return
         ends[0], ends[1] = moving_average(*ends.tolist(), low, high, self.momentum)
-        if reach is not None:
-            _begin(reach, np.array([ACTIVATION_MAX * activation_scale(*ends.tolist())[0]]))
+        _begin_at(reach, ends)
 
     def check(self):
         """Refuse ranges and reaches that no scale can come from: a file may hold anything."""
@@ -167,7 +167,7 @@ class QATDense(Dense):
         sound = all(-np.inf < low <= high < np.inf or (low, high) == (np.inf, -np.inf) for low, high in ranges)
         if not sound or not all(((reach > 0) & (reach < np.inf)).all() for reach in reaches):
             raise ValueError(
-                f"{self!r} has a range or a reach that is no such thing.\nA range ascends, between finite ends; a reach is "
+                f"{self!r} has an invalid range or reach.\nA range ascends, between finite ends; a reach is "
                 "positive and finite.\nMake the layer with quantize.prepare_qat, and train it with finite losses."
             )
 
@@ -178,7 +178,7 @@ class QATDense(Dense):
             return None
         if self.is_training() and len(sums):
             low, high = range_of_sums(sums, sum_scale)
-            self.see(ends, reach, *((max(low, 0.0), max(high, 0.0)) if self.gives_relu else (low, high)))
+            self.move_range(ends, reach, *((max(low, 0.0), max(high, 0.0)) if self.gives_relu else (low, high)))
             if self.stage == OBSERVE:
                 return Grid(_ONE, None, ends)
         return self.grid(ends, reach)
@@ -207,7 +207,7 @@ class QATDense(Dense):
         largest = None if self.weight_reach is None else self.weight_reach._data
         arguments = self.weight._data, self._bias(), input_scale, self._room, self._limit, not self.per_channel, largest
         rounded = RoundedWeight(*weight_steps(*arguments), self._limit)
-        if rounded.reach != rounded.reach:
+        if math.isnan(rounded.largest_sum):
             raise ValueError(
                 f"{self!r} was used with NaN or infinity in its weight, bias or step sizes.\nEvery one of them is finite.\n"
                 "Train it again with a lower learning rate; md.fit stops where a loss is no longer finite."
@@ -227,7 +227,7 @@ class QATDense(Dense):
     def _rounded(self, x):
         data = x._data
         if self.is_training() and data.size:
-            self.see(self.input_range, self.input_reach, float(data.min()), float(data.max()))
+            self.move_range(self.input_range, self.input_reach, float(data.min()), float(data.max()))
             if self.stage == OBSERVE:
                 return unrounded(x, Grid(_ONE, None, self.input_range))
         # That of data rests: its gradient would take a product of its own.
@@ -238,14 +238,10 @@ class QATDense(Dense):
         """The `QuantizedDense` that computes the same."""
         grid = self.grid(self.input_range, self.input_reach)
         weight = self.rounded_weight(grid.scale)
-        own = (
-            np.abs(self.weight.data).max(axis=0) if self.weight_reach is None else self.weight_reach.data
-        ) / self._limit
-        warn_of_bias(self.weight.data, self._bias(), own, weight.scale, grid.scale, self._limit)
-        layer = QuantizedDense.from_integers(
-            self, weight.steps.astype(np.int8), weight.scale, grid.scale, grid.zero_point, bits=self.bits,
-            after_integers=self.after_integers,
-        )  # fmt: skip
+        reach = np.abs(self.weight.data).max(axis=0) if self.weight_reach is None else self.weight_reach.data
+        warn_of_bias(self.weight.data, self._bias(), reach / self._limit, weight.scale, grid.scale, self._limit)
+        integers, options = weight.steps.astype(np.int8), {"bits": self.bits, "after_integers": self.after_integers}
+        layer = QuantizedDense.from_integers(self, integers, weight.scale, grid.scale, grid.zero_point, **options)
         no_sums = np.empty((0, self.out_features), np.float32)
         grid = self.output_grid(no_sums, weight.sum_scale)
         if grid is not None and requantize_steps(no_sums, weight.sum_scale, grid.scale, 0, 0)[2]:
@@ -253,17 +249,23 @@ class QATDense(Dense):
             layer.give_integers(grid.scale, grid.zero_point)
         return layer
 
+    gives_integers = property(lambda self: self.output_range is not None)
+
     def config(self):
-        return {
-            **super().config(), "bits": self.bits, "per_channel": self.per_channel, "learned": self.learned,
-            "gives_integers": self.output_range is not None, "relu_follows": self.relu_follows,
-            "after_integers": self.after_integers, "momentum": self.momentum,
-        }  # fmt: skip
+        own = "bits", "per_channel", "learned", "gives_integers", "relu_follows", "after_integers", "momentum"
+        return {**super().config(), **{name: getattr(self, name) for name in own}}
 
     def __repr__(self):
         activation = f", activation={self.activation!r}" if self.activation else ""
         learned = ", learned=True" if self.learned else ""
         return f"QATDense({self.in_features}, {self.out_features}{activation}, bits={self.bits}{learned})"
+
+
+def _taken_over(layer, old, *names):
+    """The new layer with the old one's mode, and with these attributes of it: no copies, but the same objects."""
+    for name in ("training", *names):
+        setattr(layer, name, getattr(old, name))
+    return layer
 
 
 def _uncalibrated():
@@ -272,6 +274,12 @@ def _uncalibrated():
 
 def _reach(count):
     return Parameter(np.ones(count, np.float32), [AtLeast(SMALLEST)])
+
+
+def _begin_at(reach, ends):
+    """Let the reach of an activation, if it is learned, start from a range."""
+    if reach is not None:
+        _begin(reach, np.array([ACTIVATION_MAX * activation_scale(*ends.tolist())[0]]))
 
 
 def _begin(reach, values):
@@ -291,9 +299,7 @@ class QATReLU(Activation):
     @classmethod
     def from_relu(cls, relu):
         """In its mode."""
-        layer = cls()
-        layer.training = relu.training
-        return layer
+        return _taken_over(cls(), relu)
 
     def forward(self, x):
         """Any shape, unchanged."""
@@ -320,9 +326,7 @@ class QATDropout(Dropout):
     @classmethod
     def from_dropout(cls, dropout):
         """With its generator."""
-        layer = cls(dropout.rate)
-        layer.generator, layer.training = dropout.generator, dropout.training
-        return layer
+        return _taken_over(cls(dropout.rate), dropout, "generator")
 
     def forward(self, x):
         """Any shape, unchanged."""
@@ -333,9 +337,7 @@ class QATDropout(Dropout):
 
     def converted(self):
         """Plain dropout, with the same generator."""
-        layer = Dropout(self.rate)
-        layer.generator = self.generator
-        return layer
+        return _taken_over(Dropout(self.rate), self, "generator")
 
     def __repr__(self):
         return f"QATDropout({self.rate})"
@@ -361,9 +363,7 @@ class QATEmbedding(Embedding):
     @classmethod
     def from_embedding(cls, embedding, bits=8):
         """Take over the table of an `Embedding`: not a copy, but this one."""
-        layer = cls(embedding.num_embeddings, embedding.embedding_dim, bits)
-        layer.weight, layer.training = embedding.weight, embedding.training
-        return layer
+        return _taken_over(cls(embedding.num_embeddings, embedding.embedding_dim, bits), embedding, "weight")
 
     def forward(self, ids):
         """ids of any shape S, whole numbers in [0, R), to (*S, D)."""

@@ -61,13 +61,16 @@ class Grid(NamedTuple):
 
 
 class RoundedWeight(NamedTuple):
-    """A weight on its grid: what ``kernels.weight_steps`` gives, and the largest integer, `limit`."""
+    """A weight on its grid: what ``kernels.weight_steps`` gives, and the largest integer, `limit`.
+
+    ``largest_sum`` is the largest sum of a column's absolute steps.
+    """
 
     steps: np.ndarray  # (K, M)
     scale: np.ndarray  # (M,)
     sum_scale: np.ndarray  # (M,)
     bias: np.ndarray  # (M,)
-    reach: float
+    largest_sum: float
     limit: int
 
 
@@ -235,7 +238,7 @@ def exact_sums(rows, weight, zero_point):
     ndarray of float32, shape (N, M)
     """
     largest = ACTIVATION_MAX if zero_point is None else max(zero_point, ACTIVATION_MAX - zero_point)
-    if weight.reach * largest <= EXACT:
+    if weight.largest_sum * largest <= EXACT:
         sums = product(rows, weight.steps)
         add_bias(sums, weight.bias, False)  # the only rounding, since a bias is a float32 that holds a whole number
         return sums
