@@ -90,12 +90,7 @@ def post_training(
         If there is nothing to quantize, the calibration data is a single sample or does not reach a layer, or NaN or infinity
         appears.
     """
-    static = checks.choice("post_training", "mode", mode, MODES) == "static"
-    if not static and (observer != "minmax" or integer_only):
-        raise ValueError(
-            f"post_training got an observer or integer_only with mode={mode!r}.\nThey choose or use fixed scales, which "
-            "only static quantization has.\nLeave them out, or write mode='static'."
-        )
+    static = _is_static(mode, observer, integer_only)
     layers, tables = quantizable(check_module("post_training", model), embeddings)
     names = {path: f"the input of layer {path!r}" for path in layers}
     observers = {path: make_observer(observer, name) for path, name in names.items() if static}
@@ -112,16 +107,21 @@ def post_training(
     twin = model.copy()
     for path, layer in made.items():
         twin = replace(twin, path, layer)
-
-    def give_floats(path, layer):
-        layer.activation = layers[path].activation  # without the relu that follows
-        layer.give_floats()
-
     if static and layers:
-        give_floats_where_read(twin, QuantizedDense, calibration, batch_size, give_floats)
+        _give_floats_where_read(twin, layers, calibration, batch_size)
     if bias_correction:
         correct_biases(model, twin, layers, calibration, batch_size)
     return twin.eval()
+
+
+def _is_static(mode, observer, integer_only):
+    static = checks.choice("post_training", "mode", mode, MODES) == "static"
+    if not static and (observer != "minmax" or integer_only):
+        raise ValueError(
+            f"post_training got an observer or integer_only with mode={mode!r}.\nThey choose or use fixed scales, which "
+            "only static quantization has.\nLeave them out, or write mode='static'."
+        )
+    return static
 
 
 def quantizable(model, embeddings):
@@ -213,6 +213,14 @@ def _join(made, path, target, relus):
     except ValueError:
         layer.activation = activation
         layer.give_floats()
+
+
+def _give_floats_where_read(twin, layers, calibration, batch_size):
+    def give_floats(path, layer):
+        layer.activation = layers[path].activation  # without the relu that follows
+        layer.give_floats()
+
+    give_floats_where_read(twin, QuantizedDense, calibration, batch_size, give_floats)
 
 
 def give_floats_where_read(model, kind, inputs, batch_size, give_floats):

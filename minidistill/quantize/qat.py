@@ -85,11 +85,7 @@ def prepare_qat(
             "Write quantize.prepare_qat(model, calibration=train.x, learned=True)."
         )
     inputs = example_inputs(model, example) if calibration is None else calibration
-    observers = {}
-    if calibration is not None:
-        observers = {path: make_observer(observer, f"the input of layer {path!r}") for path in layers}
-        calibrate(model, layers, calibration, observers, {}, batch_size)
-    ranges = {path: _range_of(seen) for path, seen in observers.items()}
+    ranges = {} if calibration is None else _ranges(model, layers, calibration, observer, batch_size)
     edges, follows = integer_edges(model, layers, inputs) if layers else ({}, set())
     qat, made = model.copy(), {}
     for path in layers:
@@ -102,9 +98,7 @@ def prepare_qat(
     made |= {path: QATDropout.from_dropout(layer) for path, layer in qat.named_modules() if type(layer) is Dropout}
     for path, layer in made.items():
         qat = replace(qat, path, layer)
-    _share_grids(qat, edges, layers)
-    for path, (low, high) in ranges.items():
-        qat.get(path).widen(low, high)
+    _share_grids(qat, edges, layers, ranges)
     _give_floats_where_read(qat, inputs, batch_size)
     return qat
 
@@ -189,19 +183,22 @@ class ActivationDelay:
             layer.stage = stage
 
 
-def _range_of(observer):
-    """From where to where an observer, which may be the user's, lets a range go."""
-    if not hasattr(observer, "range"):
-        raise ValueError(
-            f"prepare_qat got an observer of the class {type(observer).__name__}, which has no method range().\nA range "
-            "goes on to move while training, so scale() is not enough.\nGive it range(), which returns (low, high), or "
-            'write observer="minmax".'
-        )
-    return observer.range()
+def _ranges(model, layers, calibration, observer, batch_size):
+    """{path: (low, high)} that the observers, which may be the user's, found for the inputs of layers."""
+    observers = {path: make_observer(observer, f"the input of layer {path!r}") for path in layers}
+    for made in observers.values():
+        if not hasattr(made, "range"):
+            raise ValueError(
+                f"prepare_qat got an observer of the class {type(made).__name__}, which has no method range().\nA range "
+                "goes on to move while training, so scale() is not enough.\nGive it range(), which returns (low, high), or "
+                'write observer="minmax".'
+            )
+    calibrate(model, layers, calibration, observers, {}, batch_size)
+    return {path: made.range() for path, made in observers.items()}
 
 
-def _share_grids(qat, edges, layers):
-    """Give each layer and those that take its result the same range, and the same reach.
+def _share_grids(qat, edges, layers, ranges):
+    """Give each layer and those that take its result the same range, and the same reach; let it hold what was observed.
 
     Layers that take the same result share theirs, and so do all results that one layer takes.
     """
@@ -215,6 +212,8 @@ def _share_grids(qat, edges, layers):
     for path, (consumers, _) in edges.items():
         consumer, layer = qat.get(consumers[0]), qat.get(path)
         layer.output_range, layer.output_reach = consumer.input_range, consumer.input_reach
+    for path, (low, high) in ranges.items():
+        qat.get(path).widen(low, high)
 
 
 def _give_floats_where_read(qat, inputs, batch_size):
