@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -598,6 +599,28 @@ def test_the_figure_shows_the_range_where_the_scale_puts_it(tmp_path):
     assert labels[0] == f"'0': {shares['zero']:.1%} zero, {shares['float16']:.1%} lost" and len(labels) == 2
     assert (tmp_path / "underflow.png").stat().st_size > 10_000
     md.plot.underflow(histogram, kind="weights", format="bfloat16", layers=["1"])
+
+
+def test_only_the_forward_of_this_thread_is_rounded():
+    """While one thread is inside a 16-bit forward, another computes in float32; and no_grad does not end the rounding."""
+    x, seen = md.Tensor(np.full(3, 1 + 2.0**-12, np.float32)), {}
+
+    class Looks(nn.Module):
+        def forward(self, inputs):
+            other = threading.Thread(target=lambda: seen.update(other=(x * 1).numpy()))
+            other.start(), other.join()
+            with md.no_grad():
+                seen["no_grad"] = (x * 1).numpy()
+            seen["own"] = (x * 1).numpy()
+            return inputs
+
+    model = Looks()
+    with Arithmetic("float16", model).of(model):
+        model(x)
+        seen["outside"] = (x * 1).numpy()
+    assert {name: values[0] == 1 for name, values in seen.items()} == {
+        "other": False, "no_grad": True, "own": True, "outside": False,
+    }  # fmt: skip
 
 
 # ---- bad input -------------------------------------------------------------------------------------------------------

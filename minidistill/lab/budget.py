@@ -127,16 +127,16 @@ def sensitivity(
 
 def _built(model, layers, calibration, criterion, options):
     """A new model with each layer as chosen."""
-    twin, sparse = model.copy(), {path: choice.sparsity for path, choice in layers.items() if choice.sparsity}
-    short = {path: share for path, share in sparse.items() if not _pruned_so_far(twin.get(path).weight, share)}
+    built, sparse = model.copy(), {path: choice.sparsity for path, choice in layers.items() if choice.sparsity}
+    short = {path: share for path, share in sparse.items() if not _pruned_so_far(built.get(path).weight, share)}
     if short:
-        criterion(twin, short)
+        criterion(built, short)
     for path in sparse:
-        layer = to_sparse(Sequential(twin.get(path)), "smallest", "int8").layers[0]
-        twin = replace(twin, path, layer)
+        layer = to_sparse(Sequential(built.get(path)), "smallest", "int8").layers[0]
+        built = replace(built, path, layer)
     bits = {path: choice.bits for path, choice in layers.items() if not choice.sparsity}
-    tables = options.get("embeddings", True) and any(isinstance(module, Embedding) for module in twin.modules())
-    return post_training(twin, calibration, bits=bits, **options) if bits or tables else twin.eval()
+    tables = options.get("embeddings", True) and any(isinstance(module, Embedding) for module in built.modules())
+    return post_training(built, calibration, bits=bits, **options) if bits or tables else built.eval()
 
 
 def _pruned_so_far(weight, sparsity):
@@ -161,17 +161,17 @@ def _judge(model, validation, measure, loss):
                 "sensitivity got measure='loss' and validation data without labels.\nA loss compares answers with labels.\n"
                 "Pass datasets.Dataset(x, y), or leave measure out: 'kl' compares with the float model."
             )
-        return measure, lambda twin: evaluate(twin, validation, loss)["loss"]
+        return measure, lambda small: evaluate(small, validation, loss)["loss"]
     exact = predict(model, validation).astype(np.float64)
     if targets is None:
         numbers = exact.ndim != 2 or exact.shape[1] == 1
     else:
         numbers = find_task("sensitivity", exact.shape[1:], targets, loss).kind != "classes"
     if measure == "mse" or (measure is None and numbers):
-        return "mse", lambda twin: np.square(predict(twin, validation) - exact).mean()
+        return "mse", lambda small: np.square(predict(small, validation) - exact).mean()
 
-    def divergence(twin):
-        return kd_loss(predict(twin, validation).astype(np.float64), exact, temperature=1.0, alpha=1.0).item()
+    def divergence(small):
+        return kd_loss(predict(small, validation).astype(np.float64), exact, temperature=1.0, alpha=1.0).item()
 
     divergence(model)  # raises where answers are no logits
     return "kl", divergence

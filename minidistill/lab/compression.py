@@ -30,13 +30,13 @@ from . import huffman
 from .gaps import GAP_BITS, from_gaps, to_gaps
 from .sharing import SharedDense
 
-# A file must not make us allocate what it did not pay for. At the usual 10 bits a weight this is one weight of 300 left;
-# SMALL_ARCHIVE, 64 MiB, is never suspected.
+# A small file must not make us allocate a large array. At the usual 10 bits a weight this is one weight of 300 left;
+# SMALL_ARCHIVE, 64 MiB, is always allowed.
 MAX_EXPANSION = 1000
 
 
 class _Numbers(NamedTuple):
-    """What stands at the beginning of the bytes of a `HuffmanDense`, as uint32."""
+    """The first bytes of a `HuffmanDense`, as uint32."""
 
     itemsize: int  # of a float: 4 or 8
     bias: int  # 0: none; 1: without a mask; 2: with one
@@ -61,7 +61,7 @@ class HuffmanDense(ForwardOnly):
     Attributes
     ----------
     stored : ndarray of uint8, shape (nbytes,)
-        All there is; see the head of ``lab/compression.py``.
+        The whole layer; the head of ``lab/compression.py`` describes it.
 
     Notes
     -----
@@ -231,10 +231,10 @@ def _require(model, kind, who, cure):
 
 def _exchange(model, kind, make):
     made = {path: make(module) for path, module in model.named_modules() if isinstance(module, kind)}
-    twin = model.copy()
+    exchanged = model.copy()
     for path, layer in made.items():
-        twin = replace(twin, path, layer)
-    return twin
+        exchanged = replace(exchanged, path, layer)
+    return exchanged
 
 
 # ---- the bytes of a layer --------------------------------------------------------------------------------------------

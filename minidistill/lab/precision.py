@@ -1,7 +1,7 @@
 """Training with 16-bit numbers: a laboratory for the numerics. It is slower than float32, and saves no memory.
 
-Numbers stay float32 arrays, rounded to values that the 16-bit format has (``round16.py``): what they are is
-right to the bit, what they cost is not. The recipe is that of Micikevicius et al. 2018, "Mixed Precision Training":
+Numbers stay float32 arrays, rounded to values that the 16-bit format has (``round16.py``): their values are right to the
+bit, their cost is not. The recipe is that of Micikevicius et al. 2018, "Mixed Precision Training":
 
 - **Master weights.** The model's parameters stay float32. Its forward pass sees a rounded copy of them.
 - **Activations** are rounded after every operation of the forward pass. An operation computes in float32 and rounds its
@@ -12,11 +12,12 @@ right to the bit, what they cost is not. The recipe is that of Micikevicius et a
 - **Loss scaling.** The backward pass starts from a scale instead of 1, so that every gradient is so many times larger, and
   is divided by it in float32 before clipping and the update. A step whose gradients leave the range is skipped.
 
-Forward and backward are told by one hook in ``tensor.record``, the weights by lending the parameters other arrays while the
-forward runs: so it holds for any module. Read ``tensor.py`` and ``training/arithmetic.py`` before this file.
+Two things make this work for any module: while its forward runs, ``tensor.record`` rounds each result and each gradient
+(``tape_mode``), and the parameters hold rounded copies of their values. Read ``tensor.py`` and ``training/arithmetic.py``
+before this file.
 
-Given up: a fused operation (a `Dense` with its activation) rounds once where two would round twice, and its derivative is
-that at the value before rounding. Constants that a forward brings along are not rounded, its inputs and results are.
+Given up: a fused operation (a `Dense` with its activation) rounds once where two operations would round twice,
+and its derivative is that at the value before rounding. Constants inside a forward are not rounded; inputs and results are.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from .round16 import round_bfloat16, round_float16
 ROUNDED_TO = {"float16": round_float16, "bfloat16": round_bfloat16}
 FORMATS = (*ROUNDED_TO, "float32")
 LARGEST = {"float16": "65504", "bfloat16": "3.4e38", "float32": "3.4e38"}
-MOST_SKIPPED = 50  # in a row: halved as often, the first scale of 2**16 is 2**-34, and no scale is the cure
+MOST_SKIPPED = 50  # in a row: by then a scale of 2**16 has been halved to 2**-34, and no scale will help
 LOWEST_SCALE, HIGHEST_SCALE = 2.0**-120, 2.0**120  # so that both it and 1 / it are float32 numbers
 _SCALE, _SCALES = "what the loss is multiplied by", "[1e-36, 1e36]"
 
@@ -115,8 +116,8 @@ class Arithmetic(Float32):
         own, forward, copies = vars(model).get("forward"), model.forward, {}
 
         def rounded_forward(*inputs):
-            with self._lent(model.parameters(), copies):
-                return forward(*[self._enter(x) for x in inputs])
+            with self._rounded_weights(model.parameters(), copies):
+                return forward(*[self._rounded_input(x) for x in inputs])
 
         model.forward = rounded_forward  # of this one object: `Module.__call__` finds it before that of the class
         try:
@@ -128,18 +129,18 @@ class Arithmetic(Float32):
                 model.forward = own
 
     @contextmanager
-    def _lent(self, parameters, copies):
-        """Lend the parameters rounded copies of their values, and hook the tape.
+    def _rounded_weights(self, parameters, copies):
+        """Inside this block, parameters hold rounded copies of their values, and every operation rounds.
 
-        The copies are the same ones in every call of a step, until a parameter is changed. What a layer sets as it runs, it
-        means for the master; numbers that look to it as before keep all their digits there.
+        A copy is made once a step, and again when the parameter is changed. If a layer changes its own parameter as it runs,
+        the changed numbers go to the master weights; the others keep all their digits there.
         """
         masters = [(p, p._data, p._version.count) for p in parameters]
         for p, master, count in masters:
             if (id(p), count) not in copies:
                 copies[id(p), count] = self.round(master)
             p._data = copies[id(p), count]
-        token = tape_mode.set((tape_mode.get()[0], self._hook))
+        token = tape_mode.set((tape_mode.get()[0], self._rounded_operation))
         try:
             yield
         finally:
@@ -149,12 +150,12 @@ class Arithmetic(Float32):
                     np.copyto(master, p._data, where=p._data != self.round(master))
                 p._data = master
 
-    def _enter(self, x):
+    def _rounded_input(self, x):
         if isinstance(x, Tensor):
             return record("round", x._data, (x,), (lambda g: g,), saves=())
         return self.round(x) if np.asarray(x).dtype.kind == "f" else x
 
-    def _hook(self, data, vjp):
+    def _rounded_operation(self, data, vjp):
         def before(f):
             return lambda g: f(self.round(g))
 
@@ -189,23 +190,23 @@ class Arithmetic(Float32):
                     p.grad = self.round(p.grad)
         if self.scale is None:
             return True
-        fine = all(all_finite(p.grad.values if isinstance(p.grad, RowSparse) else p.grad) for p in trained)
+        finite = all(all_finite(p.grad.values if isinstance(p.grad, RowSparse) else p.grad) for p in trained)
         for p in trained:
-            p.grad = p.grad * np.float32(1 / self.scale) if fine else None
-        self._count(fine)
-        return fine
+            p.grad = p.grad * np.float32(1 / self.scale) if finite else None
+        self._count(finite)
+        return finite
 
-    def _count(self, fine):
-        self.good, self.bad = (self.good + 1, 0) if fine else (0, self.bad + 1)
-        self.skipped += not fine
+    def _count(self, finite):
+        self.good, self.bad = (self.good + 1, 0) if finite else (0, self.bad + 1)
+        self.skipped += not finite
         if self.bad >= MOST_SKIPPED:
-            raise FloatingPointError(self._lost())
-        if self.dynamic and not fine:
+            raise FloatingPointError(self._too_many_skipped())
+        if self.dynamic and not finite:
             self.scale = max(self.scale / 2, LOWEST_SCALE)
         elif self.dynamic and self.good >= self.precision.growth_interval:
             self.scale, self.good = min(2 * self.scale, HIGHEST_SCALE), 0
 
-    def _lost(self):
+    def _too_many_skipped(self):
         name = self.precision.format
         cure = "Lower the learning rate or scale the inputs" if self.dynamic else 'Lower loss_scale, or write "dynamic"'
         return (
@@ -230,10 +231,10 @@ class Arithmetic(Float32):
         return {"format": self.precision.format, "scale": self.scale, "good": self.good, "bad": self.bad}
 
     def load_state_dict(self, state):
-        """Go on from there. Only a scale that was found is taken over: one that was given is that of this run."""
+        """Go on from there. A dynamic scale is taken from the file, a fixed one from this run's `Precision`."""
         if self.dynamic and state["scale"] is not None:
             self.scale = float(state["scale"])
-        if self.scale == state["scale"]:  # what was counted under another scale says nothing of this one
+        if self.scale == state["scale"]:  # steps under another scale do not count
             self.good, self.bad = state["good"], state["bad"]
 
 

@@ -1,4 +1,4 @@
-"""What each layer takes and does in each form, as it was measured, and the plans that follow from it.
+"""The bytes and the damage of each layer in each form, as they were measured, and the plans that follow from them.
 
 Made by `sensitivity`; ``budget.py`` says why it is done so. Read ``plans.py`` and ``knapsack.py`` before this file.
 """
@@ -22,7 +22,7 @@ SIZES = {"file": file_bytes, "memory": memory_bytes}
 
 
 class Sensitivity:
-    """What each layer takes and does in each form, measured one at a time; shows itself as a table.
+    """The bytes and the damage of each layer in each form, measured one at a time; shows itself as a table.
 
     Made by `sensitivity`. It keeps the float model as it was then.
 
@@ -45,8 +45,10 @@ class Sensitivity:
         for path in most:
             rows = self.layers[path] = []
             for choice in choices:
-                twin, _, damage = (built, 0, self.base) if choice == choices[0] else self._build(most | {path: choice})
-                rows.append(choice._replace(bytes=self._alone(twin.get(path)), damage=damage - self.base))
+                changed, _, damage = (
+                    (built, 0, self.base) if choice == choices[0] else self._build(most | {path: choice})
+                )
+                rows.append(choice._replace(bytes=self._alone(changed.get(path)), damage=damage - self.base))
         self._rest = total - sum(rows[0].bytes for rows in self.layers.values())  # what no choice changes
 
     def fit(self, max_bytes, tries=5):

@@ -21,7 +21,7 @@ from ..prune.masks import kept_of
 from ..tensor import Tensor, as_tensor, record
 
 INITS = "linear", "density", "random"
-_ROUNDS = 10_000  # Lloyd's ends of itself; rounding could make it turn in a circle
+_ROUNDS = 10_000  # Lloyd's algorithm ends by itself; rounding could make it run in a circle
 
 
 @register
@@ -39,12 +39,12 @@ class SharedDense(Module):
     ----------
     codebook : Parameter, shape (C,)
     codes : ndarray of the smallest unsigned type, shape (n,)
-        The entry that each weight is.
+        Which entry of the codebook each weight has.
     positions : ndarray of the smallest unsigned type, shape (n,)
         Where it stands in the (K, M) matrix, row by row; ascending. Everywhere else is 0.
     bias : Parameter, shape (M,), or None
     weight : ndarray, shape (K, M)
-        What they stand for, computed when asked for.
+        The whole matrix, computed on demand.
 
     Notes
     -----
@@ -155,8 +155,8 @@ def share_weights(model, bits=6, layers=None, init="linear", rng=None):
     Returns
     -------
     Module
-        With new parameters: make a new optimizer for it. Masks become positions; other constraints on a weight, such as a
-        norm, cannot hold for values that many weights share, and are left behind. Those on a bias stay.
+        With new parameters: make a new optimizer for it. Masks become positions. Other constraints on a weight, such as
+        a norm, are left out: they cannot hold for values that many weights share. Those on a bias stay.
 
     Raises
     ------
@@ -165,12 +165,12 @@ def share_weights(model, bits=6, layers=None, init="linear", rng=None):
         by two layers, or is NaN or infinite.
     """
     checks.choice("share_weights", "init", init, INITS)
-    twin, rng = model.copy(), checks.generator("share_weights", rng)
-    chosen = _chosen(twin, bits, layers)
+    shared, rng = model.copy(), checks.generator("share_weights", rng)
+    chosen = _chosen(shared, bits, layers)
     made = {path: SharedDense.from_dense(layer, n, init, rng) for path, (layer, n) in chosen.items()}
     for path, layer in made.items():
-        twin = replace(twin, path, layer)
-    return twin
+        shared = replace(shared, path, layer)
+    return shared
 
 
 def _chosen(model, bits, layers):
@@ -251,7 +251,7 @@ def k_means(values, count, init="linear", rng=None):
     ----------
     values : ndarray of float, shape (n,)
     count : int
-        Number of clusters to begin with. Those that no number is nearest to stay where they are, and are dropped at the end.
+        Number of clusters at the start. Empty ones stay where they are, and are dropped at the end.
     init : {"linear", "density", "random"}
         Where the centroids start (Han et al. 2016, section 3.2): evenly from the smallest to the largest value, which leaves
         most for the few large weights; evenly over the sorted values (density); or at some of them (random, Forgy).

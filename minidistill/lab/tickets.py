@@ -5,8 +5,8 @@ weights of each layer, set the others back to where they began, and do it again.
 "Linear Mode Connectivity and the Lottery Ticket Hypothesis", set them back to an early step, not to the first: larger
 networks need that.
 
-What makes the ticket is told by its controls: `Ticket.reinitialized` has the places and not the weights, `Ticket.random`
-the weights and not the places. A ticket that learns no better than these has won nothing.
+Two controls show what makes a ticket: `Ticket.reinitialized` keeps its places and draws new weights, `Ticket.random` keeps
+the weights of the beginning at other places. A ticket that learns no better than these has won nothing.
 
 Read ``prune/masks.py``, ``prune/criteria.py`` and ``prune/schedules.py`` before this file.
 """
@@ -82,7 +82,7 @@ class Ticket:
         -------
         Module
         """
-        rng, masks, twin = checks.generator("random_ticket", rng), {}, self._start.copy()
+        rng, masks, model = checks.generator("random_ticket", rng), {}, self._start.copy()
         for path, count in self.kept.items():
             # What was masked from the first has no weight to start from.
             allowed = kept_of(self._start.get(path).weight)
@@ -90,10 +90,10 @@ class Ticket:
             masks[path].ravel()[rng.choice(np.flatnonzero(allowed), count, replace=False)] = True
         allow_empty = [allow_empty] if isinstance(allow_empty, str) else [*allow_empty]
         allow_empty += [path for path, mask in self.masks.items() if not mask.any(axis=0).all()]
-        chosen = prunable(twin, list(masks), allow_empty=allow_empty)
+        chosen = prunable(model, list(masks), allow_empty=allow_empty)
         pruned = {path: mask for path, mask in masks.items() if not mask.all()}
         set_masks(chosen, pruned, advice="Take another rng, or a ticket of an earlier round")
-        return twin
+        return model
 
     def __repr__(self):
         return f"Ticket(round={self.round}, remaining={self.remaining:.2%})"
@@ -197,9 +197,9 @@ class _Capture:
                 "are those of a step of the first training.\nPass the callbacks on, md.fit(..., callbacks=callbacks), and "
                 "rewind to an earlier step."
             )
-        twin = start.copy()
-        twin.load_state_dict(self.state)
-        return twin
+        rewound = start.copy()
+        rewound.load_state_dict(self.state)
+        return rewound
 
 
 def _rates(model, chosen, rate, output_rate, example):

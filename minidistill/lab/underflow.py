@@ -57,9 +57,9 @@ class GradientHistogram:
     """The callback that counts exponents of gradients, as in figure 3 of Micikevicius et al. 2018, layer by layer.
 
     Activation gradients are those of the result of every operation that reads a parameter of the layer, weight gradients
-    those of its parameters (of a table: the rows that were looked up). Both are looked at before they are rounded: what is
-    lost in the next rounding is still there, what earlier ones lost is counted as zero. So a run in float32 shows what
-    float16 would meet, and one in float16 what it does.
+    those of its parameters (of a table: the rows that were looked up). Both are counted before they are rounded: what the
+    next rounding loses is still there, what earlier roundings lost is counted as zero. So a run in float32 shows what float16
+    would meet, and a run in float16 what it does meet.
 
     Parameters
     ----------
