@@ -15,7 +15,7 @@ import numpy as np
 from .. import checks
 from ..files import as_path, bad_file, read_npz, require_file, write_npz
 from ..training import predict
-from .settings import check_settings
+from .objective import check_number
 
 _FORMAT = "minidistill teacher cache 1"
 
@@ -42,7 +42,7 @@ class TeacherCache:
     """
 
     def __init__(self, teacher, data, dtype=np.float32, top_k=None, temperature=4.0):
-        check_settings(temperature)
+        check_number("TeacherCache", "temperature", temperature)
         logits = predict(teacher, data)
         if checks.dtype("TeacherCache", "dtype", dtype) not in (np.float32, np.float16):
             raise TypeError(

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import checks, losses, ops
+from .. import losses, ops
 from ..nn import Dense
 from ..tensor import as_tensor
-from .objective import Objective
+from .objective import Objective, check_number
 
 
 class HiddenObjective(Objective):
     """An objective that compares one inner output of each model. ``None`` as a path is the model's output."""
 
-    def __init__(self, teacher_path, student_path, weight=1.0):
-        super().__init__(weight)
-        self.teacher_path, self.student_path = teacher_path, student_path
+    def __init__(self, teacher_path, student_path, weight=1.0, **settings):
+        self.weight, self.teacher_path, self.student_path = weight, teacher_path, student_path  # as repr orders them
+        super().__init__(weight, **settings)
 
     @property
     def answers(self):
@@ -50,18 +50,16 @@ class Regressed(HiddenObjective):
     """One with a learnt map, a `Dense` layer (V, W), from the student's layer to the teacher's."""
 
     always = False  # whether there is a map between layers of equal width, too
-
-    def __init__(self, teacher_path, student_path, weight=1.0):
-        super().__init__(teacher_path, student_path, weight)
-        self._regressor, self._made_for = None, None
+    _regressor = _made_for = None
 
     def sides(self, exchange):
-        """The two outputs as they are: the map is from the last axis to the last, whatever stands before."""
-        return self.outputs(exchange)
+        """The two outputs, the student's in the teacher's width: the map is from the last axis to the last."""
+        student, teacher = self.outputs(exchange)
+        return student if self._regressor is None else self._regressor(student), teacher
 
     def prepare(self, exchange, rng):
         """Make the map, unless there is one from an earlier stage of the same student."""
-        student, teacher = self.sides(exchange)
+        student, teacher = self.outputs(exchange)
         have, want = student.shape[-1], teacher.shape[-1]
         earlier = self._made_for is exchange.model and self._regressor is not None
         if have == want and not self.always:
@@ -71,10 +69,6 @@ class Regressed(HiddenObjective):
 
     def parameters(self):
         return [] if self._regressor is None else self._regressor.parameters()
-
-    def mapped(self, student):
-        """The student's side in the teacher's width."""
-        return student if self._regressor is None else self._regressor(student)
 
 
 def hint(student_hidden, teacher_hidden):
@@ -111,9 +105,7 @@ class Hint(Regressed):
     weight : float or schedule
     """
 
-    def loss(self, exchange):
-        student, teacher = self.sides(exchange)
-        return hint(self.mapped(student), teacher)
+    function = hint
 
 
 def activation_boundary(student_preactivations, teacher_hidden, margin=1.0):
@@ -138,7 +130,7 @@ def activation_boundary(student_preactivations, teacher_hidden, margin=1.0):
     """
     student = as_tensor(student_preactivations)
     teacher = np.asarray(teacher_hidden)
-    checks.number("activation_boundary", "margin", margin, "(0, inf]", "a distance from the boundary", 1.0)
+    check_number("activation_boundary", "margin", margin)
     if teacher.shape != student.shape:
         raise ValueError(
             f"activation_boundary got student values of shape {student.shape} and teacher values of shape {teacher.shape}.\n"
@@ -155,12 +147,7 @@ class ActivationBoundary(Regressed):
     The map gives values of either sign whatever the student's activation, so layers with a fused relu can be named.
     """
 
-    always = True
+    always, function = True, activation_boundary
 
     def __init__(self, teacher_path, student_path, margin=1.0, weight=1.0):
-        super().__init__(teacher_path, student_path, weight)
-        self.set(margin=margin)
-
-    def loss(self, exchange):
-        student, teacher = self.sides(exchange)
-        return activation_boundary(self.mapped(student), teacher, self.at("margin", exchange))
+        super().__init__(teacher_path, student_path, weight, margin=margin)

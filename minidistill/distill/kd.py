@@ -11,8 +11,7 @@ from .. import losses, ops
 from ..kernels import all_finite
 from ..losses import check_logits
 from ..tensor import Node, Tensor, as_float_array, as_tensor
-from .objective import Objective
-from .settings import check_settings
+from .objective import Objective, check_number
 
 
 def kd_loss(student_logits, teacher_logits, labels=None, temperature=4.0, alpha=0.9):
@@ -45,7 +44,8 @@ def kd_loss(student_logits, teacher_logits, labels=None, temperature=4.0, alpha=
         If labels are missing, a setting is out of range, shapes differ, the teacher's logits are not finite or are
         probabilities, or the student's come from a softmax.
     """
-    check_settings(temperature, alpha)
+    check_number("kd_loss", "temperature", temperature)
+    check_number("kd_loss", "alpha", alpha)
     student = check_logits("the distillation loss", student_logits)
     teacher = check_teacher(teacher_logits, student.shape, student.dtype)
     return trusted_kd_loss(student, teacher, labels, temperature, alpha)
@@ -105,8 +105,7 @@ class SoftTargets(Objective):
     """
 
     def __init__(self, temperature=4.0, weight=1.0, standardized=False):
-        super().__init__(weight)
-        self.set(temperature=temperature)
+        super().__init__(weight, temperature=temperature)
         self.standardized = standardized
 
     def loss(self, exchange):

@@ -11,8 +11,7 @@ import numpy as np
 from .. import losses, ops
 from ..losses import check_logits
 from .kd import centred, check_teacher
-from .objective import Objective
-from .settings import check_settings
+from .objective import Objective, check_number
 
 
 def logit_matching(student_logits, teacher_logits):
@@ -37,8 +36,7 @@ def logit_matching(student_logits, teacher_logits):
 class LogitMatching(Objective):
     """weight * `logit_matching`."""
 
-    def loss(self, exchange):
-        return logit_matching(exchange.student, exchange.teacher)
+    function = logit_matching
 
 
 def decoupled_kd(student_logits, teacher_logits, labels, temperature=4.0, target_weight=1.0, other_weight=8.0):
@@ -65,7 +63,7 @@ def decoupled_kd(student_logits, teacher_logits, labels, temperature=4.0, target
     Tensor, shape ()
         Summed over classes, averaged over the batch.
     """
-    check_settings(temperature)
+    check_number("decoupled_kd", "temperature", temperature)
     student, teacher = _pair(student_logits, teacher_logits)
     labels = losses.check_target("decoupled_kd", student, labels)
     n, classes = student.shape
@@ -87,15 +85,10 @@ def decoupled_kd(student_logits, teacher_logits, labels, temperature=4.0, target
 class DecoupledKD(Objective):
     """weight * `decoupled_kd`. Needs labels."""
 
-    needs_labels = True
+    function, inputs, needs_labels = decoupled_kd, ("student", "teacher", "labels"), True
 
     def __init__(self, temperature=4.0, target_weight=1.0, other_weight=8.0, weight=1.0):
-        super().__init__(weight)
-        self.set(temperature=temperature, target_weight=target_weight, other_weight=other_weight)
-
-    def loss(self, exchange):
-        settings = (self.at(name, exchange) for name in ("temperature", "target_weight", "other_weight"))
-        return decoupled_kd(exchange.student, exchange.teacher, exchange.labels, *settings)
+        super().__init__(weight, temperature=temperature, target_weight=target_weight, other_weight=other_weight)
 
 
 def dist(student_logits, teacher_logits, temperature=1.0, between=1.0, within=1.0):
@@ -120,7 +113,7 @@ def dist(student_logits, teacher_logits, temperature=1.0, between=1.0, within=1.
     -------
     Tensor, shape ()
     """
-    check_settings(temperature)
+    check_number("dist", "temperature", temperature)
     student, teacher = _pair(student_logits, teacher_logits)
     p, q = ops.softmax(student / temperature), ops.softmax(teacher / temperature).numpy()
     total = (1 - ops.mean(_correlation(p, q, axis=1))) * between
@@ -132,13 +125,10 @@ def dist(student_logits, teacher_logits, temperature=1.0, between=1.0, within=1.
 class DIST(Objective):
     """weight * `dist`."""
 
-    def __init__(self, temperature=1.0, between=1.0, within=1.0, weight=1.0):
-        super().__init__(weight)
-        self.set(temperature=temperature, between=between, within=within)
+    function = dist
 
-    def loss(self, exchange):
-        settings = (self.at(name, exchange) for name in ("temperature", "between", "within"))
-        return dist(exchange.student, exchange.teacher, *settings)
+    def __init__(self, temperature=1.0, between=1.0, within=1.0, weight=1.0):
+        super().__init__(weight, temperature=temperature, between=between, within=within)
 
 
 def binary_kl(odds, teacher_odds):

@@ -6,6 +6,8 @@ method stands in its file as a pure function of arrays, its object right beneath
 
 Any function of an `Exchange` is an objective too: ``objective=[SoftTargets(), lambda e: losses.mse(e.student,
 e.teacher)]``. It counts as one that wants scores; set ``function.answers = None`` if it reads nothing of the teacher.
+
+``SETTINGS`` says which numbers a loss takes, for the functions and for the objects over them.
 """
 
 from __future__ import annotations
@@ -17,7 +19,24 @@ import numpy as np
 from .. import checks, losses
 from ..datasets import Dataset
 from ..training.returned import one_number
-from .settings import check_number
+
+#: name -> (interval, what it is, a usual value)
+SETTINGS = {
+    "temperature": ("(0, inf)", "the number that logits are divided by", 4.0),
+    "alpha": ("[0, 1]", "the weight of the soft term; that of the hard one is 1 - alpha", 0.9),
+    "smoothing": ("[0, 1]", "the fraction that all classes share", 0.1),
+    "correct": ("(0, 1)", "the probability of the right class", 0.99),
+    "margin": ("(0, inf)", "a distance from the boundary", 1.0),
+    "decay": ("(0, inf)", "the place at which weights have fallen to a third", 10.0),
+}
+_WEIGHT = "[0, inf)", "a weight, which would drive the student away if it were negative", 1.0
+
+
+def check_number(who, name, value):
+    """A number of a loss, as ``SETTINGS`` has it; names that it does not know are weights. See `checks.number`."""
+    interval, meaning, usual = SETTINGS.get(name, _WEIGHT)
+    meaning += " (an objective also takes a function of the step count)"
+    return checks.number(who, name, value, interval, meaning, usual)
 
 
 @dataclass
@@ -49,7 +68,8 @@ class Exchange:
 
 
 class Objective:
-    """Base class. A subclass sets what it needs and defines ``loss(exchange)``; the call multiplies that by the weight.
+    """Base class. A subclass sets what it needs; it names a function, or defines ``loss(exchange)``. The call multiplies that
+    by the weight.
 
     Every float of an objective may be a schedule instead, a function of the step count as in ``optim.schedules``:
     ``SoftTargets(temperature=optim.cosine(8.0, steps=1000, final=1.0))``. A resumed run so continues where it was.
@@ -58,9 +78,15 @@ class Objective:
     ----------
     weight : float or schedule
         Not negative.
+    **settings : float or schedule
+        Of the function, by its own names.
 
     Attributes
     ----------
+    function : callable
+        ``function(*inputs, **settings)`` returns the term before it is weighed, a scalar Tensor.
+    inputs : tuple of str
+        The parts of an `Exchange` that it takes.
     answers : {"logits", "scores", "any", None}
         What it wants of the teacher's outputs: unnormalised log-probabilities (N, C), checked to be that; finite numbers of
         the student's shape; finite numbers of whatever shape; or nothing.
@@ -69,18 +95,19 @@ class Objective:
         The inner modules whose outputs it reads.
     """
 
-    answers = "logits"
-    needs_labels = False
+    function, inputs = None, ("student", "teacher")
+    answers, needs_labels = "logits", False
     student_paths = teacher_paths = ()
 
     #: ``loss(predictions, targets)`` by which validation judges, if this objective says it.
     validation_loss = None
 
-    def __init__(self, weight=1.0):
-        self.set(weight=weight)
+    def __init__(self, weight=1.0, **settings):
+        self._settings = tuple(settings)
+        self.set(weight=weight, **settings)
 
     def set(self, **numbers):
-        """Set attributes that are numbers or schedules, after a look at them (``settings.py``)."""
+        """Set attributes that are numbers or schedules, once they are checked."""
         for name, value in numbers.items():
             if not callable(value):
                 check_number(type(self).__name__, name, value)
@@ -88,7 +115,12 @@ class Objective:
 
     def loss(self, exchange):
         """The term before it is weighed: a scalar Tensor."""
-        raise NotImplementedError
+        settings = {name: self.at(name, exchange) for name in self._settings}
+        return type(self).function(*self.sides(exchange), **settings)
+
+    def sides(self, exchange):
+        """What the function takes: the student's part, and what it is compared with."""
+        return [getattr(exchange, name) for name in self.inputs]
 
     def __call__(self, exchange):
         return one_number(type(self).__name__, self.loss(exchange), trained=False) * self.at("weight", exchange)
@@ -96,10 +128,7 @@ class Objective:
     def at(self, name, exchange):
         """The value of an attribute at this step: the number itself, or what its schedule says."""
         value = getattr(self, name)
-        if callable(value):
-            value = float(value(exchange.step))
-            check_number(type(self).__name__, name, value)
-        return value
+        return check_number(type(self).__name__, name, float(value(exchange.step))) if callable(value) else value
 
     def prepare(self, exchange, rng):
         """Make parameters of its own, before training, from an exchange over a single sample. Most have none."""

@@ -18,9 +18,8 @@ from ..tensor import no_grad
 from ..training.returned import one_output
 from .kd import trusted_kd_loss
 from .logits import binary_kl
-from .objective import Objective
+from .objective import Objective, check_number
 from .scores import Tempered, check_scores
-from .settings import check_settings
 
 
 def pairwise_kd(student_scores, teacher_scores, temperature=1.0):
@@ -40,7 +39,7 @@ def pairwise_kd(student_scores, teacher_scores, temperature=1.0):
     -------
     Tensor, shape ()
     """
-    check_settings(temperature)
+    check_number("pairwise_kd", "temperature", temperature)
     student, teacher = check_lists("pairwise_kd", student_scores, teacher_scores)
     first, second = np.triu_indices(student.shape[1], 1)
     gaps = (student[:, first] - student[:, second]) / temperature  # (N, L * (L - 1) / 2)
@@ -71,7 +70,7 @@ def listwise_kd(student_scores, teacher_scores, temperature=1.0):
     Tensor, shape ()
         Summed over each list, averaged over the lists.
     """
-    check_settings(temperature)
+    check_number("listwise_kd", "temperature", temperature)
     student, teacher = check_lists("listwise_kd", student_scores, teacher_scores)
     return trusted_kd_loss(student, teacher, None, temperature, 1.0)
 
@@ -110,14 +109,9 @@ def ranking_distillation(student_scores, teacher_scores, top_k=10, decay=10.0, s
     """
     student, teacher = check_lists("ranking_distillation", student_scores, teacher_scores)
     n, length = student.shape
-    checks.whole("ranking_distillation", "top_k", top_k, "(-inf, inf)", "the places that are learnt", 10)
-    for name, value in (("decay", decay), ("sharpness", sharpness)):
-        checks.number("ranking_distillation", name, value, "[0, inf]", "a number", 10.0)
-    if not 1 <= top_k <= length or not decay > 0 or not sharpness >= 0:
-        raise ValueError(
-            f"ranking_distillation got top_k = {top_k}, decay = {decay}, sharpness = {sharpness} for lists of {length}.\n"
-            "top_k is 1 to the length of a list, decay positive, sharpness not negative.\nWrite top_k=10, decay=10.0."
-        )
+    checks.whole("ranking_distillation", "top_k", top_k, f"[1, {length}]", "how many places of a list are learnt", 1)
+    check_number("ranking_distillation", "decay", decay)
+    check_number("ranking_distillation", "sharpness", sharpness)
     top = np.argsort(-teacher, axis=1, kind="stable")[:, :top_k]  # (N, K)
     place = np.arange(1, top_k + 1)
     weights = np.broadcast_to(np.exp(-place / decay), top.shape)
@@ -134,16 +128,10 @@ def ranking_distillation(student_scores, teacher_scores, top_k=10, decay=10.0, s
 class RankingDistillation(Objective):
     """weight * `ranking_distillation`."""
 
-    answers = "scores"
+    answers, function = "scores", ranking_distillation
 
     def __init__(self, top_k=10, decay=10.0, sharpness=0.0, weight=1.0):
-        super().__init__(weight)
-        self.top_k = top_k
-        self.set(decay=decay, sharpness=sharpness)
-
-    def loss(self, exchange):
-        settings = self.top_k, self.at("decay", exchange), self.at("sharpness", exchange)
-        return ranking_distillation(exchange.student, exchange.teacher, *settings)
+        super().__init__(weight, top_k=top_k, decay=decay, sharpness=sharpness)
 
 
 def score_all(model, users, items, batch_size=256):

@@ -36,18 +36,16 @@ class Relation(HiddenObjective):
     """An objective on the relations in a batch. A batch of one sample (a last one may be) has none, and gives 0."""
 
     def loss(self, exchange):
-        student, teacher = self.sides(exchange)
-        return ops.sum(student * 0) if len(student) == 1 else self.relation(student, teacher, exchange)
+        return ops.sum(exchange.student * 0) if len(exchange.student) == 1 else super().loss(exchange)
 
 
 class SimilarityPreserving(Relation):
     """weight * `similarity_preserving` of two layers; the outputs, where a path is None."""
 
+    function = similarity_preserving
+
     def __init__(self, teacher_path=None, student_path=None, weight=1.0):
         super().__init__(teacher_path, student_path, weight)
-
-    def relation(self, student, teacher, exchange):
-        return similarity_preserving(student, teacher)
 
 
 def relational_distance(student_hidden, teacher_hidden):
@@ -88,6 +86,11 @@ def relational_angle(student_hidden, teacher_hidden):
     return losses.huber(_cosines(student), _cosines(teacher))
 
 
+def _relational(student, teacher, distance, angle, angle_samples):
+    total, few = relational_distance(student, teacher) * distance, slice(angle_samples)
+    return total + relational_angle(student[few], teacher[few]) * angle if angle and len(student) > 2 else total
+
+
 class Relational(Relation):
     """weight * (distance * `relational_distance` + angle * `relational_angle`) of two layers; None is the output.
 
@@ -102,17 +105,12 @@ class Relational(Relation):
     weight : float or schedule
     """
 
-    def __init__(self, teacher_path=None, student_path=None, distance=1.0, angle=2.0, angle_samples=32, weight=1.0):
-        super().__init__(teacher_path, student_path, weight)
-        self.set(distance=distance, angle=angle)
-        meaning = "how many samples of a batch form angles, of three each"
-        self.angle_samples = checks.whole("Relational", "angle_samples", angle_samples, "[3, inf)", meaning, 32)
+    function = _relational
 
-    def relation(self, student, teacher, exchange):
-        distance, angle = self.at("distance", exchange), self.at("angle", exchange)
-        total = relational_distance(student, teacher) * distance
-        few = slice(self.angle_samples)
-        return total + relational_angle(student[few], teacher[few]) * angle if angle and len(student) > 2 else total
+    def __init__(self, teacher_path=None, student_path=None, distance=1.0, angle=2.0, angle_samples=32, weight=1.0):
+        meaning = "how many samples of a batch form angles, of three each"
+        samples = checks.whole("Relational", "angle_samples", angle_samples, "[3, inf)", meaning, 32)
+        super().__init__(teacher_path, student_path, weight, distance=distance, angle=angle, angle_samples=samples)
 
 
 def _similarities(a):

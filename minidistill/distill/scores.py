@@ -11,8 +11,7 @@ from .. import losses
 from ..kernels import all_finite
 from ..tensor import as_float_array, as_tensor
 from .logits import binary_kl
-from .objective import Objective
-from .settings import check_settings
+from .objective import Objective, check_number
 
 
 def binary_kd(student_logits, teacher_logits, temperature=4.0):
@@ -32,7 +31,7 @@ def binary_kd(student_logits, teacher_logits, temperature=4.0):
     -------
     Tensor, shape ()
     """
-    check_settings(temperature)
+    check_number("binary_kd", "temperature", temperature)
     student, teacher = check_scores("binary_kd", student_logits, teacher_logits)
     losses.check_not_squashed("binary_kd", student, "sigmoid")
     return binary_kl(student / temperature, teacher / temperature) * temperature**2
@@ -42,14 +41,9 @@ class Tempered(Objective):
     """weight * ``function(student, teacher, temperature)``, a pure function of scores that a subclass names."""
 
     answers = "scores"
-    function = None
 
     def __init__(self, temperature=1.0, weight=1.0):
-        super().__init__(weight)
-        self.set(temperature=temperature)
-
-    def loss(self, exchange):
-        return type(self).function(exchange.student, exchange.teacher, self.at("temperature", exchange))
+        super().__init__(weight, temperature=temperature)
 
 
 class BinarySoftTargets(Tempered):
@@ -65,10 +59,7 @@ class BinarySoftTargets(Tempered):
 class ScoreMatching(Objective):
     """weight * (student - teacher)², averaged over all elements: for regression, and for the scores of a two-tower model."""
 
-    answers = "scores"
-
-    def loss(self, exchange):
-        return losses.mse(exchange.student, exchange.teacher)
+    answers, function = "scores", losses.mse
 
 
 def check_scores(who, student, teacher):

@@ -15,7 +15,7 @@ from ..nn import Module
 from ..tensor import as_float_array
 from ..training import predict
 from .kd import check_not_probabilities, check_teacher
-from .settings import check_settings
+from .objective import check_number
 
 
 class Ensemble(Module):
@@ -101,7 +101,7 @@ def pseudo_label(teacher, data, confidence=0.95, temperature=1.0):
     ValueError
         If the teacher is nowhere that sure.
     """
-    check_settings(temperature)
+    check_number("pseudo_label", "temperature", temperature)
     checks.number("pseudo_label", "confidence", confidence, "[0, 1)", "a probability that the teacher exceeds", 0.95)
     logits = check_logits("pseudo_label", predict(teacher, data)).data
     p = ops.softmax(check_teacher(logits, logits.shape, logits.dtype) / temperature).numpy()

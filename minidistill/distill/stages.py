@@ -20,7 +20,7 @@ from ..training.guards import check_augmentation, check_optimizer
 from ..training.loop import Settings, batch_inputs
 from ..training.split import split_validation
 from .kd import trusted_kd_loss
-from .settings import check_number
+from .objective import check_number
 from .train import distill
 
 

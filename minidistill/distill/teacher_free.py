@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import checks, losses, ops
+from .. import losses, ops
 from ..losses import check_logits
 from .kd import trusted_kd_loss
-from .objective import Objective
-from .settings import check_settings
+from .objective import Objective, check_number
 
 
 class LabelSmoothing(Objective):
@@ -28,8 +27,7 @@ class LabelSmoothing(Objective):
     answers, needs_labels = None, True
 
     def __init__(self, smoothing=0.1, weight=1.0):
-        super().__init__(weight)
-        self.set(smoothing=smoothing)
+        super().__init__(weight, smoothing=smoothing)
 
     def loss(self, exchange):
         return losses.cross_entropy(exchange.student, exchange.labels, self.at("smoothing", exchange))
@@ -56,13 +54,10 @@ def confidence_penalty(logits):
 class ConfidencePenalty(Objective):
     """weight * `confidence_penalty`; stands beside `HardLabels`."""
 
-    answers = None
+    answers, function, inputs = None, confidence_penalty, ("student",)
 
     def __init__(self, weight=0.1):
         super().__init__(weight)
-
-    def loss(self, exchange):
-        return confidence_penalty(exchange.student)
 
 
 def virtual_teacher(logits, labels, correct=0.99, temperature=20.0):
@@ -85,11 +80,11 @@ def virtual_teacher(logits, labels, correct=0.99, temperature=20.0):
     Tensor, shape ()
         T² * KL(virtual teacher ‖ student) at T, summed over classes, averaged over the batch.
     """
-    check_settings(temperature)
+    check_number("virtual_teacher", "temperature", temperature)
     logits = check_logits("virtual_teacher", logits)
     labels = losses.check_target("virtual_teacher", logits, labels)
     n, classes = logits.shape
-    checks.number("virtual_teacher", "correct", correct, "(0, 1)", "the probability of the right class", 0.99)
+    check_number("virtual_teacher", "correct", correct)
     if labels.ndim != 1 or not 1 / classes < correct < 1:
         raise ValueError(
             f"virtual_teacher got correct = {correct} and labels of shape {labels.shape} for {classes} classes.\nIt is the "
@@ -104,11 +99,7 @@ class VirtualTeacher(Objective):
     """weight * `virtual_teacher`; stands beside `HardLabels`."""
 
     answers, needs_labels = None, True
+    function, inputs = virtual_teacher, ("student", "labels")
 
     def __init__(self, correct=0.99, temperature=20.0, weight=1.0):
-        super().__init__(weight)
-        self.set(correct=correct, temperature=temperature)
-
-    def loss(self, exchange):
-        settings = self.at("correct", exchange), self.at("temperature", exchange)
-        return virtual_teacher(exchange.student, exchange.labels, *settings)
+        super().__init__(weight, correct=correct, temperature=temperature)
