@@ -89,7 +89,8 @@ def test_imports_only_go_down_and_never_between_pillars():
 # `lazy.py` imports a file of `lab` by its name, which no import statement shows. These are allowed to ask it: packages that
 # show names of `lab`, `md.load` for its layers, and `fit` for its arithmetic.
 UPWARD = {
-    "deploy/__init__.py", "nn/serialize.py", "ops/__init__.py", "plot/__init__.py", "prune/__init__.py",
+    "deploy/__init__.py",
+    "distill/__init__.py", "nn/serialize.py", "ops/__init__.py", "plot/__init__.py", "prune/__init__.py",
     "training/__init__.py", "training/arithmetic.py",
 }  # fmt: skip
 

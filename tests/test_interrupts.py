@@ -14,7 +14,6 @@ import pytest
 import minidistill as md
 from minidistill import distill, losses, nn, optim, prune
 from minidistill.datasets import Dataset
-from minidistill.distill.study import temperature_by_width
 from minidistill.training import EarlyStopping, interrupts
 
 RNG = np.random.default_rng(0)
@@ -289,7 +288,7 @@ LOOPS = {
     "lottery_tickets": lambda watch: prune.lottery_tickets(
         network(), lambda model, _: md.fit(model, DATA, **settings(watch)), rounds=2
     ),
-    "temperature_by_width": lambda watch: temperature_by_width(
+    "temperature_by_width": lambda watch: distill.temperature_by_width(
         network(9), lambda width, seed: network(seed), DATA, DATA, [1, 4], [6], **settings(watch)
     ),
 }

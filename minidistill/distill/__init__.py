@@ -2,8 +2,10 @@
 
 Read ``objective``, ``kd`` (the loss), ``train``; then the other objectives (``logits``, ``teacher_free``, ``scores``,
 ``ranking``, ``hidden``, ``relations``), the sources (``sources``, ``stages``, ``cache``), and ``study``.
+Temperature by width is in ``lab/``.
 """
 
+from ..lazy import names_from_lab
 from .cache import TeacherCache
 from .hidden import ActivationBoundary, Hint, activation_boundary, hint
 from .kd import KnowledgeDistillation, SoftTargets, kd_loss, standardize
@@ -23,6 +25,8 @@ from .relations import Relational, SimilarityPreserving, relational_angle, relat
 from .scores import BinarySoftTargets, ScoreMatching, binary_kd
 from .sources import Ensemble, Mixup, Noise, pseudo_label, transfer_set
 from .stages import born_again, chain, fine_tune, mutual
-from .study import fidelity, temperature_by_width
+from .study import fidelity
 from .teacher_free import ConfidencePenalty, LabelSmoothing, VirtualTeacher, confidence_penalty, virtual_teacher
 from .train import distill
+
+__getattr__, __dir__ = names_from_lab(__name__, temperatures="temperature_by_width")
