@@ -62,11 +62,9 @@ class Dataset:
 
     def __init__(self, x, y=None, dtype=np.float32):
         if dtype is not None and checks.dtype("Dataset()", "dtype", dtype).kind != "f":
-            raise TypeError(
-                f"Dataset() got dtype={dtype!r}.\n"
-                "It is what floating arrays are cast to: a floating type or None.\n"
-                "Integer arrays stay as they are; cast x yourself for anything else."
-            )
+            rule = "It is what floating arrays are cast to: a floating type or None."
+            cure = "Integer arrays stay as they are; cast x yourself for anything else."
+            raise TypeError(f"Dataset() got dtype={dtype!r}.\n{rule}\n{cure}")
         several = isinstance(x, tuple)
         if several and not x:
             rule = "A tuple of inputs holds at least one array."

@@ -116,10 +116,8 @@ def _fetch_file(url, path, digest, progress):
             found = sha256(part)
             if found != digest:
                 part.unlink()
-                raise ValueError(
-                    f"{url} came with SHA-256 {found}.\nThe published one is {digest}.\n"
-                    "It was removed; run fetch again, or give another base_url."
-                )
+                cure = "It was removed; run fetch again, or give another base_url."
+                raise ValueError(f"{url} came with SHA-256 {found}.\nThe published one is {digest}.\n{cure}")
         os.replace(part, path)
 
 

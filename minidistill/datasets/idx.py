@@ -16,7 +16,7 @@ import numpy as np
 
 from ..files import CHUNK, bad_file, require_file
 from .dataset import Dataset
-from .download import DATA_VARIABLE, SOURCES, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, data_home
+from .download import DATA_VARIABLE, SOURCES, data_home
 
 DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 MAX_AXES = 32  # NumPy 1 has no more
@@ -116,14 +116,10 @@ def _load(name, directory):
     for place in places:
         paths = [_plain_or_gz(place / file_name) for file_name in SOURCES[name].files]
         if all(paths):
-            found = dict(zip(SOURCES[name].files, paths, strict=True))
-            train = _load_part(found[TRAIN_IMAGES], found[TRAIN_LABELS])
-            return train, _load_part(found[TEST_IMAGES], found[TEST_LABELS])
-    raise FileNotFoundError(
-        f"Could not find the four files of {name} in {' or '.join(map(str, places))}.\n"
-        "They do not come with the package.\n"
-        f"Run: minidistill fetch {name}, or set {DATA_VARIABLE} to the folder that holds them."
-    )
+            return _load_part(*paths[:2]), _load_part(*paths[2:])  # images and labels to train, then to test
+    given = f"Could not find the four files of {name} in {' or '.join(map(str, places))}."
+    cure = f"Run: minidistill fetch {name}, or set {DATA_VARIABLE} to the folder that holds them."
+    raise FileNotFoundError(f"{given}\nThey do not come with the package.\n{cure}")
 
 
 def _plain_or_gz(path):

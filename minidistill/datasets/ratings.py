@@ -64,11 +64,9 @@ def make_ratings(users, items, rank, observations, noise=0.1, rng=0):
         checks.whole("make_ratings()", name, value, "[1, inf)", "a count", 100)
     checks.number("make_ratings()", "noise", noise, "[0, inf)", "a standard deviation", 0.1)
     if observations > users * items:
-        raise ValueError(
-            f"make_ratings() got {users} users, {items} items and {observations} observations.\n"
-            f"All are different: observations are at most the {users * items} pairs.\n"
-            "Ask for fewer observations or a larger table."
-        )
+        given = f"{users} users, {items} items and {observations} observations"
+        rule = f"All are different: observations are at most the {users * items} pairs."
+        raise ValueError(f"make_ratings() got {given}.\n{rule}\nAsk for fewer observations or a larger table.")
     rng = checks.generator("make_ratings()", rng)
     spread = rank**-0.25  # a sum of `rank` products of two such normals has variance rank * spread**4 = 1
     user_factors = rng.normal(0, spread, size=(users, rank)).astype(np.float32)

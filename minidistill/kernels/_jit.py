@@ -34,19 +34,8 @@ from numba.core.caching import FunctionCache
 JIT_ENABLED = not numba.config.DISABLE_JIT
 
 # All that reading a damaged pickle can raise, and writing a file.
-_DAMAGE = (
-    pickle.PickleError,
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+_DAMAGE = (pickle.PickleError, ArithmeticError, AttributeError, EOFError, ImportError, LookupError, MemoryError)
+_DAMAGE += (OSError, RuntimeError, TypeError, ValueError)
 
 
 def kernel(function):
@@ -139,9 +128,8 @@ def flat_view(array):
         If the array is not C-contiguous, aligned and writable: a copy would take the update and lose it.
     """
     if not is_ready(array):
-        raise ValueError(
-            f"A kernel got an array of shape {array.shape}, strides {array.strides} to update in place.\n"
-            "It must be C-contiguous, aligned and writable, or the update would go to a copy.\n"
-            "Make it so once, when it is created: array = np.array(array, order='C')."
-        )
+        given = f"an array of shape {array.shape}, strides {array.strides} to update in place"
+        rule = "It must be C-contiguous, aligned and writable, or the update would go to a copy."
+        cure = "Make it so once, when it is created: array = np.array(array, order='C')."
+        raise ValueError(f"A kernel got {given}.\n{rule}\n{cure}")
     return array.reshape(-1)

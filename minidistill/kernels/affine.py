@@ -85,10 +85,9 @@ def _output(out, shape, dtype):
     if out is None:
         return np.empty(shape, dtype)
     if out.shape != shape or out.dtype != dtype:
-        raise ValueError(
-            f"a kernel was to write {shape} {np.dtype(dtype)} into an array of shape {out.shape}, {out.dtype}.\nBoth must "
-            "fit, or it would write beyond the end.\nMake it so: out = np.empty(x.shape, np.uint8)."
-        )
+        given = f"a kernel was to write {shape} {np.dtype(dtype)} into an array of shape {out.shape}, {out.dtype}"
+        cure = "Make it so: out = np.empty(x.shape, np.uint8)."
+        raise ValueError(f"{given}.\nBoth must fit, or it would write beyond the end.\n{cure}")
     return out
 
 
@@ -118,9 +117,8 @@ def _per_channel(scale, zero_point):
 def requantize(sums, multiplier, zero_point, low):
     """As `reference.requantize`, in one pass. (Inside a layer, `int8_dense` does this before the sums leave the cache.)"""
     out = np.empty(sums.shape, np.uint8)
-    _requantize_rows(
-        kernel_input(sums), kernel_input(multiplier), np.float32(zero_point), np.float32(low), out, 0, len(out)
-    )
+    arrays, numbers = map(kernel_input, (sums, multiplier)), map(np.float32, (zero_point, low))
+    _requantize_rows(*arrays, *numbers, out, 0, len(out))
     return out
 
 
@@ -135,16 +133,8 @@ def _requantize_rows(sums, multiplier, zero, low, out, lo, hi):
 def requantize_integer(sums, multiplier, shift, zero_point, low):
     """As `reference.requantize_integer`, in one pass."""
     out = np.empty(sums.shape, np.uint8)
-    _requantize_integer_rows(
-        kernel_input(sums),
-        kernel_input(multiplier),
-        kernel_input(shift),
-        np.int64(zero_point),
-        np.int64(low),
-        out,
-        0,
-        len(out),
-    )
+    arrays, numbers = map(kernel_input, (sums, multiplier, shift)), map(np.int64, (zero_point, low))
+    _requantize_integer_rows(*arrays, *numbers, out, 0, len(out))
     return out
 
 

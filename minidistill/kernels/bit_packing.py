@@ -40,20 +40,14 @@ class Field(NamedTuple):
     shift: int = 0
 
 
+# Of 3 bits, eight steps share three bytes; two of the steps are put together from two pieces.
+_OF_3 = [[Field(0, 5, 3)], [Field(0, 2, 3)], [Field(0, 0, 2), Field(2, 1, 1, 2)], [Field(1, 5, 3)]]
+_OF_3 += [[Field(1, 2, 3)], [Field(1, 0, 2), Field(2, 0, 1, 2)], [Field(2, 5, 3)], [Field(2, 2, 3)]]
 #: {bits: the fields of each step of a unit}: these steps share their bytes, and a kernel takes them at once.
 FIELDS = {
-    4: [[Field(0, 4, 4)], [Field(0, 0, 4)], [Field(1, 4, 4)], [Field(1, 0, 4)]],
-    3: [
-        [Field(0, 5, 3)],
-        [Field(0, 2, 3)],
-        [Field(0, 0, 2), Field(2, 1, 1, 2)],
-        [Field(1, 5, 3)],
-        [Field(1, 2, 3)],
-        [Field(1, 0, 2), Field(2, 0, 1, 2)],
-        [Field(2, 5, 3)],
-        [Field(2, 2, 3)],
-    ],
-    2: [[Field(0, 6, 2)], [Field(0, 4, 2)], [Field(0, 2, 2)], [Field(0, 0, 2)]],
+    4: [[Field(byte, place, 4)] for byte in (0, 1) for place in (4, 0)],
+    3: _OF_3,
+    2: [[Field(0, place, 2)] for place in (6, 4, 2, 0)],
 }
 IN_BYTES = [[Field(0, 0, 8)]]  # all other numbers of bits
 AT_ONCE = 2**18  # numbers that are spread out to one bit, or to eight bytes, at a time; a multiple of 8
@@ -122,10 +116,9 @@ class PackedBits(PackedMatrix):
     def __setitem__(self, index, stored):
         """Replace all of it, by the bytes of a file: ``packed[...] = stored``."""
         if index is not ... or np.shape(stored) != self.shape or np.asarray(stored).dtype != np.uint8:
-            raise ValueError(
-                f"{self!r} was assigned an array of shape {np.shape(stored)}, dtype {np.asarray(stored).dtype}, at {index}.\n"
-                f"It is replaced as a whole, by uint8 of shape {self.shape}.\nFor integers write packed.hold(matrix)."
-            )
+            given = f"an array of shape {np.shape(stored)}, dtype {np.asarray(stored).dtype}, at {index}"
+            rule = f"It is replaced as a whole, by uint8 of shape {self.shape}."
+            raise ValueError(f"{self!r} was assigned {given}.\n{rule}\nFor integers write packed.hold(matrix).")
         self.hold(unpack_fields(stored, self.bits, self.matrix_shape))
 
     def hold(self, matrix):

@@ -31,9 +31,7 @@ def all_finite(x):
 
 @kernel
 def _count_others(x):
-    count = (
-        0  # counting has no exit from the loop, so it takes vector instructions; nearly all inputs are read to the end
-    )
+    count = 0  # there is no exit from the loop, so it takes vector instructions; nearly all inputs are read to the end
     for i in range(x.size):
         count += not np.isfinite(x[i])
     return count

@@ -29,13 +29,7 @@ from minidistill.kernels.reference import nan_error
 # Rows of a tile, whose sums fill 24 of 32 registers (12 of 16, or 4 of 8 tiles); and of a smaller tile, for a few rows.
 _TILES = {"amx": (32, 4), "avx512_vnni": (12, 4), "avx_vnni": (6, 2), "avx2": (6, 2), "vectors": (6, 2)}
 # Products (M * K * N) from which a second thread pays: some 30 microseconds of one. Measured by perf/int8.py.
-_WORTH_SPLITTING = {
-    "amx": 30_000_000,
-    "avx512_vnni": 6_000_000,
-    "avx_vnni": 3_000_000,
-    "avx2": 2_000_000,
-    "vectors": 1_000_000,
-}
+_WORTH_SPLITTING = {"amx": 30e6, "avx512_vnni": 6e6, "avx_vnni": 3e6, "avx2": 2e6, "vectors": 1e6}
 _FEW_FOR_TILES = 4  # rows; for more, AMX multiplies so much faster that weights of few bits are unpacked for it
 _COST_OF_A_SUM = 96  # products: what it takes to start and store one
 _FEW_PANELS = 4  # for so few, rows are not worth copying into tiles

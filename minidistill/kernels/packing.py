@@ -73,10 +73,8 @@ class PackedMatrix:
 
     def __init__(self, matrix, kind=None):
         if kind not in (None, *kinds()):  # asking for the kinds also asks the operating system for AMX
-            raise ValueError(
-                f"PackedMatrix got kind={kind!r}.\nThis processor, as Numba compiles for it, runs: {', '.join(kinds())}.\n"
-                "Leave it out for the best."
-            )
+            rule = f"This processor, as Numba compiles for it, runs: {', '.join(kinds())}."
+            raise ValueError(f"PackedMatrix got kind={kind!r}.\n{rule}\nLeave it out for the best.")
         self.kind, self.matrix_shape = kind or _fitting(*matrix.shape, self.unit), matrix.shape
         self.hold(matrix)
 
@@ -95,11 +93,10 @@ class PackedMatrix:
     def __setitem__(self, index, matrix):
         """Replace the whole matrix: ``packed[...] = matrix``, of the same shape, int8."""
         if index is not ... or np.shape(matrix) != self.shape or np.asarray(matrix).dtype != np.int8:
-            raise ValueError(
-                f"a PackedMatrix of shape {self.shape} was assigned an array of shape {np.shape(matrix)}, dtype "
-                f"{np.asarray(matrix).dtype}, at {index}.\nIt is replaced as a whole, by int8 of its own shape.\n"
-                "Change a copy, and assign that: matrix = packed[...]; packed[...] = matrix."
-            )
+            given = f"an array of shape {np.shape(matrix)}, dtype {np.asarray(matrix).dtype}, at {index}"
+            rule = "It is replaced as a whole, by int8 of its own shape."
+            cure = "Change a copy, and assign that: matrix = packed[...]; packed[...] = matrix."
+            raise ValueError(f"a PackedMatrix of shape {self.shape} was assigned {given}.\n{rule}\n{cure}")
         self.hold(matrix)
 
     def hold(self, matrix):

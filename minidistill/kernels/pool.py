@@ -109,9 +109,8 @@ class _Pool:
     def _split(self, function, arguments, rows):
         count = min(self.threads, rows)
         cuts = [rows * i // count for i in range(count + 1)]
-        pairs = [
-            (worker, _Part(function, (*arguments, lo, hi))) for worker, lo, hi in zip(self.workers, cuts, cuts[1:-1])
-        ]
+        parts = [_Part(function, (*arguments, lo, hi)) for lo, hi in zip(cuts, cuts[1:-1])]
+        pairs = list(zip(self.workers, parts))
         all_started = False
         try:
             for worker, part in pairs:
@@ -179,19 +178,17 @@ def set_threads(count):
 
     Raises
     ------
-    ValueError
-        If it is no whole number of at least 1.
+    TypeError, ValueError
+        If it is not a whole number of at least 1.
 
     Notes
     -----
     Nothing is written to the environment, so children and other libraries are left alone; but a BLAS is shared by everything
     in the process that multiplies with NumPy. The number changes the speed, and products by float rounding.
     """
-    if isinstance(count, bool) or not hasattr(count, "__index__") or count < 1:
-        raise ValueError(
-            f"set_threads got count = {count!r}.\nIt is a whole number of threads, at least 1.\n"
-            f"Write md.set_threads({_available()}) for all processors of this machine."
-        )
+    from minidistill import checks  # here, since nothing else in this folder needs the package around it
+
+    checks.whole("set_threads", "count", count, "[1, inf)", "how many threads compute", _available())
     _make_pool(int(count))
     ThreadpoolController().select(user_api="blas").limit(limits=int(count))
 

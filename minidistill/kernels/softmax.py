@@ -25,9 +25,8 @@ _FLOAT32 = np.dtype(np.float32)
 _INT64 = np.dtype(np.int64)
 _ZERO, _HALF, _ONE, _LOWEST = (np.float32(x) for x in (0, 0.5, 1, -80))
 _LOG2_E, _LOG_2_HIGH, _LOG_2_LOW = (np.float32(x) for x in (1.44269504, 0.693359375, -2.12194440e-4))
-_P0, _P1, _P2, _P3, _P4 = (
-    np.float32(x) for x in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1)
-)
+_P0, _P1, _P2 = (np.float32(x) for x in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3))
+_P3, _P4 = (np.float32(x) for x in (4.1665795894e-2, 1.6666665459e-1))
 _NO_IDS, _NO_ROWS = np.empty(0, np.int64), np.empty((0, 0), np.float32)
 
 
@@ -36,9 +35,8 @@ def cross_entropy(z, target, label_smoothing):
     if z.dtype != _FLOAT32:
         return reference.cross_entropy(z, target, label_smoothing)
     z = kernel_input(z)
-    ids, rows = (
-        (kernel_input(target, _INT64), _NO_ROWS) if target.ndim == 1 else (_NO_IDS, kernel_input(target, z.dtype))
-    )
+    ids = kernel_input(target, _INT64) if target.ndim == 1 else _NO_IDS
+    rows = _NO_ROWS if target.ndim == 1 else kernel_input(target, z.dtype)
     dz, losses = np.empty(z.shape, z.dtype), np.empty(len(z))
     _over_rows(_cross_entropy, (z, ids, rows, float(label_smoothing), dz, losses), z)
     return _mean(losses), dz

@@ -36,9 +36,8 @@ def cross_entropy(z, target, label_smoothing):
         target = np.eye(z.shape[1], dtype=z.dtype)[target]  # (M, C)
     log_p = _log_softmax(z)
     target = (1 - label_smoothing) * target + label_smoothing / z.shape[1]
-    per_row = -np.where(target == 0, 0, target * log_p).sum(
-        axis=1
-    )  # what has no share does not count, even if it is -inf
+    # What has no share does not count, even if it is -inf.
+    per_row = -np.where(target == 0, 0, target * log_p).sum(axis=1)
     return float(per_row.mean()), (np.exp(log_p) - target) / z.dtype.type(len(z))
 
 
