@@ -37,9 +37,10 @@ from .plans import SPARSE_BITS, Choice
 from .search import SIZES, Sensitivity, check_search
 
 MEASURES = "kl", "mse", "loss"
+BITS = 8, 7, 6, 5, 4, 3, 2
 
 
-def fit_budget(model, max_bytes, calibration, validation, bits=(8, 7, 6, 5, 4, 3, 2), sparsity=(), tries=5, **settings):
+def fit_budget(model, max_bytes, calibration, validation, bits=BITS, sparsity=(), tries=5, **settings):
     """A model of at most so many bytes that answers most like the float model; that one is unchanged.
 
     Parameters
@@ -68,9 +69,9 @@ def fit_budget(model, max_bytes, calibration, validation, bits=(8, 7, 6, 5, 4, 3
 
 
 def sensitivity(
-    model, calibration, validation, bits=(8, 7, 6, 5, 4, 3, 2), sparsity=(), measure=None, count="file", criterion=None,
-    loss=None, **options,
-):  # fmt: skip
+    model, calibration, validation, bits=BITS, sparsity=(), measure=None, count="file", criterion=None, loss=None,
+    **options,
+):  # fmt: skip  # two lines instead of ten
     """What each layer costs and damages in each form: a table from which plans for any budget are found (`Sensitivity.fit`).
 
     Parameters
@@ -83,7 +84,7 @@ def sensitivity(
         What damage is measured on; a measure of your own may do without, by None. It needs labels for "loss" only. Never the
         test set: what is chosen by it is not measured by it any more.
     bits : sequence of int in [2, 8]
-        Of dense layers.
+        Of dense layers; by default all of these.
     sparsity : sequence of float in [0, 1)
         Layers pruned so far and stored sparse are tried as well. 0 is dense, which is always tried.
     measure : str or callable, optional

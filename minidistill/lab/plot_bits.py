@@ -41,8 +41,8 @@ def _trade_off(axis, front):
         x, y = [point.bytes / 1000 for point in points], [point.value for point in points]
         axis.plot(x, y, form, color=colour, lw=2.5, ms=size, mec="white", mew=1.2, label=text)
     for point in front.uniform:
-        axis.annotate(point.name, (point.bytes / 1000, point.value), xytext=(9, 9), textcoords="offset points", fontsize=12,
-                      color="#8A5F00")  # fmt: skip
+        place = {"xytext": (9, 9), "textcoords": "offset points"}
+        axis.annotate(point.name, (point.bytes / 1000, point.value), **place, fontsize=12, color="#8A5F00")
     sizes, values = np.array([(point.bytes / 1000, point.value) for point in (*front.searched, *front.uniform)]).T
     axis.set_xscale("log")
     plain_log_ticks(axis)

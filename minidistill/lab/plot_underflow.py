@@ -53,8 +53,9 @@ def underflow(histogram, kind="activations", format="float16", layers=None, path
     axis.axvspan(left, low - 1, color=RED, alpha=0.12, lw=0)  # down to half of the smallest number, it is rounded up
     axis.axvline(low - 1, color=RED, lw=2)
     axis.text(low - 1.2, 0.98 * (y + height), "becomes zero", color=RED, fontsize=13, rotation=90, ha="right", va="top")
-    axis.set(xlim=(left, right), ylim=(0, y + height), ylabel="% of all gradients",
-             xlabel=f"size of the gradients of {'layer outputs' if kind == 'activations' else 'weights'}")  # fmt: skip
+    what = {"activations": "layer outputs", "weights": "weights"}[kind]
+    axis.set(xlim=(left, right), ylim=(0, y + height), ylabel="% of all gradients")
+    axis.set_xlabel(f"size of the gradients of {what}")
     ticks = np.arange(8 * math.ceil(left / 8), right + 1, 8 if right - left < 100 else 16)
     axis.set_xticks(ticks, [f"$2^{{{int(t)}}}$" for t in ticks])
     figure.legend(loc="outside lower center", ncols=min(len(tallies), 3), frameon=False, fontsize=13)

@@ -106,8 +106,9 @@ class Ticket:
         return model
 
 
-def lottery_tickets(model, train, rounds, rate=0.2, output_rate=0.1, rewind=0, criterion=magnitude, layers=None,
-                    example=None):  # fmt: skip
+def lottery_tickets(
+    model, train, rounds, rate=0.2, output_rate=0.1, rewind=0, criterion=magnitude, layers=None, example=None
+):
     """Find lottery tickets by iterative pruning, layer by layer, with rewinding.
 
     Each round trains the ticket of the round before, and keeps exactly ``round((1 - rate) * left)`` weights of each layer
