@@ -15,6 +15,28 @@ class Table(str):
 
     __repr__ = str.__str__
 
+    @classmethod
+    def of(cls, rows, left=(0,), notes=()):
+        """Rows of texts in columns, two blanks between them.
+
+        Parameters
+        ----------
+        rows : list of (sequence of str, or None)
+            The header is the first; None draws a rule over the whole width.
+        left : tuple of int
+            The columns that are flush left; the others, usually numbers, are flush right.
+        notes : sequence of str
+            Lines below the table.
+        """
+        widths = [max(map(len, column)) for column in zip(*filter(None, rows))]
+
+        def line(row):
+            cells = (c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths)))
+            return "  ".join(cells).rstrip()
+
+        rule = "-" * max(len(line(row)) for row in rows if row)
+        return cls("\n".join([*(line(row) if row else rule for row in rows), *notes]))
+
 
 def explain(self):
     """The tape in the order it was recorded, as a printable table. Leaves ``.grad`` alone.

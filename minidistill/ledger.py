@@ -117,14 +117,10 @@ class Ledger:
         header = ["model", self.quality, "file", "", "memory", ""]
         for size in self.batch_sizes:
             header += [f"batch {size}", ""]
-        table = [header] + [_cells(row, rows[0], self.quality, self.batch_sizes) for row in rows]
-        widths = [max(len(line[i]) for line in table) for i in range(len(header))]
-        lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))).rstrip()
-                 for line in table]  # fmt: skip
-        rule = "-" * max(map(len, lines))
+        table = [_cells(row, rows[0], self.quality, self.batch_sizes) for row in rows]
         threads = "one thread" if self.threads == 1 else f"{self.threads} threads"
         note = f"ratios: {rows[0]['name']} / model; latency of one predict on {threads}: median ± half the quartile distance"
-        return Table("\n".join([lines[0], rule, *lines[1:], rule, note]))
+        return Table.of([header, None, *table, None], notes=[note])
 
     __repr__ = __str__
 

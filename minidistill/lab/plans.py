@@ -82,13 +82,10 @@ class Plan:
         return self._make(model, self.layers)
 
     def __repr__(self):
-        names = [choice.name for choice in self.layers.values()]
-        wide, long = max(5, *map(len, self.layers)), max(9, *map(len, names))
-        lines = [f"{'layer':<{wide}}  {'stored in':<{long}}  {'bytes':>11}  {'damage alone':>12}"]
-        for name, (path, choice) in zip(names, self.layers.items()):
-            lines.append(f"{path:<{wide}}  {name:<{long}}  {choice.bytes:>11,}  {choice.damage:>12.3g}")
-        lines.append(f"{self.bytes:,} bytes in all; damage {self.damage:.3g}, {self.predicted:.3g} by the sum")
-        return str(Table("\n".join(lines)))
+        rows = [("layer", "stored in", "bytes", "damage alone")]
+        rows += [(path, c.name, f"{c.bytes:,}", f"{c.damage:.3g}") for path, c in self.layers.items()]
+        note = f"{self.bytes:,} bytes in all; damage {self.damage:.3g}, {self.predicted:.3g} by the sum"
+        return str(Table.of(rows, left=(0, 1), notes=[note]))
 
 
 class Point(NamedTuple):

@@ -182,27 +182,18 @@ class Sensitivity:
 
     def __repr__(self):
         names = [choice.name for choice in next(iter(self.layers.values()))]
-        wide = max(5, *map(len, self.layers))
-        widths = [max(11, len(name)) for name in names]
-        lines = [
-            f"{self.measure} {self.base:.3g} with {names[0]} in all layers; below, what one layer alone adds, and its bytes",
-            f"{'layer':<{wide}}  {'weights':>10}" + "".join(f"  {name:>{w}}" for name, w in zip(names, widths)),
-        ]
+        table = [("layer", "weights", *names)]
         for path, rows in self.layers.items():
-            weights = f"{self._model.get(path).weight.size:,}"
-            lines.append(f"{path:<{wide}}  {weights:>10}" + _cells([f"{c.damage:.3g}" for c in rows], widths))
-            lines.append(f"{'':<{wide}}  {'':>10}" + _cells([f"{c.bytes:,} B" for c in rows], widths))
-        return str(Table("\n".join(lines)))
+            table.append((path, f"{self._model.get(path).weight.size:,}", *(f"{c.damage:.3g}" for c in rows)))
+            table.append(("", "", *(f"{c.bytes:,} B" for c in rows)))
+        note = f"what one layer alone adds to {self.measure} {self.base:.3g} ({names[0]} in all layers), and its bytes"
+        return str(Table.of(table, notes=[note]))
 
 
 def _least_damage(plans):
     """The plan of least damage; of damages that are equal up to the rounding of float32 answers, the first."""
     damages = [plan.damage for plan in plans]
     return plans[least(damages, np.abs(damages).max(), 1e-6)]
-
-
-def _cells(texts, widths):
-    return "".join(f"  {text:>{width}}" for text, width in zip(texts, widths))
 
 
 def check_search(max_bytes, tries):

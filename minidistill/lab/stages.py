@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..explain import Table
 from ..ledger import file_bytes
 from . import huffman
 from .compression import HuffmanDense, _require, compress, entries_of, huffman_streams
@@ -69,15 +70,10 @@ class CompressionReport:
         if self.other:
             rows.append(("other", "", "", "", "", *[f"{self.other:,}"] * 4, ""))
         rows.append(("total", *_cells(self.total, ("", ""))))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = [
-            "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))) for row in rows
-        ]
-        note = (
-            f"bytes after each stage; bits of each weight that is left, of fixed length > Huffman coded\n"
-            f"the file: {self.file_bytes:,} bytes, {self.total.dense / self.file_bytes:.1f}x smaller than the dense arrays"
-        )
-        return "\n".join([*(line.rstrip() for line in lines), note])
+        ratio = self.total.dense / self.file_bytes
+        what = "bytes after each stage; bits of each weight that is left, of fixed length > Huffman coded"
+        file = f"the file: {self.file_bytes:,} bytes, {ratio:.1f}x smaller than the dense arrays"
+        return str(Table.of(rows, notes=[what, file]))
 
 
 def _cells(s, bits):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import checks
+from ..explain import Table
 from ..tensor import Node, RowSparse, gradients
 from .precision import ROUNDED_TO
 
@@ -101,9 +102,8 @@ class GradientHistogram:
     def __str__(self):
         if not self.layers:
             return "GradientHistogram(nothing counted yet)"
-        lines = [f"{'layer':<16} {'gradients of':<14} {'zero':>8} {'lost in float16':>18} {'in bfloat16':>14}"]
+        rows = [("layer", "gradients of", "zero", "lost in float16", "in bfloat16")]
         for path, tallies in self.layers.items():
             for kind, tally in tallies.items():
-                shares = "{zero:>9.1%} {float16:>18.1%} {bfloat16:>14.1%}".format(**tally.shares())
-                lines.append(f"{path or 'the model':<16} {kind:<14}{shares}")
-        return "\n".join([*lines, f"loss scale {self.scale:g}; shares of all gradients"])
+                rows.append((path or "the model", kind, *(f"{share:.1%}" for share in tally.shares().values())))
+        return Table.of(rows, left=(0, 1), notes=[f"loss scale {self.scale:g}; shares of all gradients"])

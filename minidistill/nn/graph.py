@@ -248,12 +248,7 @@ def summary(model, *inputs):
     total = ("", "total", "", *(sum(row[i] for row in rows) for i in (3, 4)))
     cells = [(*row[:3], f"{row[3]:,}", f"{row[4]:,}") for row in [*rows, total]]
     header = ("path", "layer", "output shape", "parameters", "bytes")
-    widths = [max(len(row[i]) for row in [header, *cells]) for i in range(5)]
-    header, *body, total = (
-        "  ".join(cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
-        for row in [header, *cells]
-    )
-    return Table("\n".join([header, "-" * len(header), *body, "-" * len(header), total]))
+    return Table.of([header, None, *cells[:-1], None, cells[-1]], left=(0, 1, 2))
 
 
 def _holdings(module, counted):

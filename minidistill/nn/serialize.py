@@ -166,13 +166,10 @@ def describe(path):
         texts = textwrap.wrap(what, max(room, 24), max_lines=4, placeholder=" ...")
         for i, (text, four) in enumerate(zip_longest(texts, cells)):
             table.append(("" if i else name, text or "", *(four or [""] * 4)))
-    widths = [max(map(len, column)) for column in zip(*table)]
-    lines = ["  ".join(c.rjust(w) if i == 4 else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip()
-             for row in table]  # fmt: skip
     total = sum(a.nbytes for a in arrays.values())
-    lines.append(f"{len(arrays)} array{'s' * (len(arrays) != 1)}, {total:,} bytes; every checksum holds")
-    lines += [f"{key}: {value}" for key, value in header["metadata"].items()]
-    return Table("\n".join(lines))
+    summary = f"{len(arrays)} array{'s' * (len(arrays) != 1)}, {total:,} bytes; every checksum holds"
+    metadata = [f"{key}: {value}" for key, value in header["metadata"].items()]
+    return Table.of(table, left=(0, 1, 2, 3, 5), notes=[summary, *metadata])
 
 
 def _array_cells(name, array, mask):
