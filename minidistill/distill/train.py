@@ -195,8 +195,8 @@ class _Answers:
         """
         usual = losses.cross_entropy if self.wants == "logits" else None
         if held_out.y is not None:
-            said = (getattr(term, "validation_loss", None) for term in self.terms)
-            return held_out, next(filter(None, said), usual)
+            own_losses = (getattr(term, "validation_loss", None) for term in self.terms)
+            return held_out, next(filter(None, own_losses), usual)
         if not self.wants:
             raise ValueError(
                 "distill got validation data without labels, and no objective that asks for the teacher's outputs.\n"

@@ -3,9 +3,9 @@
 A callback has any of the methods ``on_train_begin``, ``on_epoch_begin``, ``on_loss`` (between forward and backward pass),
 ``on_step_end``, ``on_epoch_end``, ``on_save`` (all callbacks have ended the epoch: what is written down now is whole) and
 ``on_train_end`` (also after an error), each called with the `Run`. Which callback stands first in the list makes no
-difference. If it remembers anything that a resumed run needs, it also has ``state_dict()``, a nesting of
-dicts and lists of numbers, texts and arrays, and ``load_state_dict(state)``, which raises if that belongs to another run (it
-is tried on a copy of the callback). Read ``loop.Run`` with this file.
+difference. If it remembers anything that a resumed run needs, it also has ``state_dict()``, which returns nested dicts
+and lists of numbers, texts and arrays, and ``load_state_dict(state)``. That raises if the state is of another run; it is
+tried on a copy of the callback first. Read ``loop.Run`` with this file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def as_callbacks(callbacks):
     given, advice = () if callbacks is None else callbacks, "Write callbacks=[EarlyStopping()]: objects, in a list."
     callbacks = list(checks.instance("training", "callbacks", given, Iterable, "a list of callbacks", advice))
     for callback in callbacks:
-        names = [name for name in dir(callback) if name.startswith("on_")]
+        names = [name for name in dir(callback) if name.startswith("on_") and callable(getattr(callback, name))]
         if isinstance(callback, type) or not names:
             what = f"the class {callback.__name__}" if isinstance(callback, type) else f"a {type(callback).__name__}"
             raise TypeError(
@@ -78,12 +78,13 @@ class EarlyStopping:
         self.patience = checks.whole(
             "EarlyStopping", "patience", patience, "[1, inf)", "how many epochs may pass without improvement", 5
         )
-        rule, advice = "a column of the history", 'Write monitor="validation_loss".'
-        self.monitor, advice = checks.instance("EarlyStopping", "monitor", monitor, str, rule, advice), None
+        advice = 'Write monitor="validation_loss".'
+        self.monitor = checks.instance("EarlyStopping", "monitor", monitor, str, "a column of the history", advice)
         if mode is None:
             known = {"max": LARGER_IS_BETTER, "min": SMALLER_IS_BETTER}
             mode = next((mode for mode, endings in known.items() if monitor.endswith(endings)), None)
-            advice = f'Write EarlyStopping(monitor={monitor!r}, mode="max") if more is better, mode="min" if less is.'
+        how = f'Write EarlyStopping(monitor={monitor!r}, mode="max") if more is better, mode="min" if less is.'
+        advice = how if mode is None else None
         self.mode = checks.choice(f"EarlyStopping of {monitor!r}", "mode", mode, ("min", "max"), advice)
         self.restore_best = restore_best
         self._forget("")
@@ -124,7 +125,7 @@ class EarlyStopping:
 
     def state_dict(self):
         """The best so far, and its weights."""
-        return {name: value for name, value in vars(self).items() if name not in ("patience", "restore_best")}
+        return {name: getattr(self, name) for name in ("best", "best_epoch", "weights", "masks", "monitor", "mode")}
 
     def load_state_dict(self, state):
         """Go on from there. Files of older versions hold neither the column nor the masks, of which there were none."""
@@ -135,9 +136,8 @@ class EarlyStopping:
                 f"EarlyStopping has kept the best {state['monitor']!r} ({state['mode']}), and now monitors {self.monitor!r} "
                 f"({self.mode}).\nThe best of one says nothing of the other.\nResume with EarlyStopping({before})."
             )
-        self.best, self.best_epoch, self.weights, self.masks = (
-            state[name] for name in ("best", "best_epoch", "weights", "masks")
-        )
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self.weights, self.masks = state["weights"], state["masks"]
 
 
 def _masks_of(model):

@@ -73,10 +73,8 @@ def load_checkpoint(path, run):
     state = read_checkpoint(path)
     with errors_of(path):
         _check_settings(path, state, run)
-        memo = {id(run.split): run.split}
-        for (
-            callback
-        ) in run.callbacks:  # a callback may hold the model: in its copy that is the copy which the trial has
+        memo = {id(part): part for part in (run.split, run.settings)}  # by id: what stands in the copy of the run
+        for callback in run.callbacks:
             memo[id(callback)] = _copied(callback, memo)
         _load(copy.deepcopy(run, memo), copy.deepcopy(state))
         _load(run, state)
@@ -135,23 +133,21 @@ def _check_settings(path, state, run):
     epochs, arithmetic = state["epoch"], state.get("arithmetic", FLOAT32_STATE)
     if not run.arithmetic.is_state(arithmetic):
         raise bad_file(path, "Its precision and loss scale are damaged.", "Start the run anew.")
-    own = run.started_with()
-    pairs = {name: (saved, own.get(name)) for name, saved in state.get("settings", {}).items()} | {
+    now = run.started_with()
+    steps = f"steps in {epochs} epochs (by batch_size)"  # schedules count them
+    saved_and_now = {name: (saved, now.get(name)) for name, saved in state.get("settings", {}).items()} | {
         "training samples": (state["samples"], run.samples),
         "number of callbacks": (len(state["callbacks"]), len(run.callbacks)),
         "precision": (arithmetic["format"], run.arithmetic.format),
         "dtypes": (_dtypes(state["model"]), _dtypes(run.model._arrays())),
-        f"steps in {epochs} epochs (by batch_size)": (
-            state["step"],
-            epochs * run.steps_per_epoch,
-        ),  # schedules count steps
+        steps: (state["step"], epochs * run.steps_per_epoch),
     }
-    for name, (saved, now) in pairs.items():
-        if saved != now:
+    for name, (saved, own) in saved_and_now.items():
+        if saved != own:
             raise bad_file(
                 path,
-                f"It belongs to a run with {name} = {saved}, this one has {name} = {now}.",
-                f"Resume with {name} = {saved}, by the function that started the run.",
+                f"It belongs to a run with {name} = {saved}, this one has {name} = {own}.",
+                f"Resume with {name} = {saved}, as the run was started, by the same function.",
             )
     if run.epochs < epochs:
         raise bad_file(

@@ -41,9 +41,7 @@ class Interrupts:
         self.run, self.before, self.held, self.since = run, None, True, None
 
     def __enter__(self):
-        before = signal.getsignal(
-            signal.SIGINT
-        )  # Python's own, a notebook's, or that of a run which this one is part of
+        before = signal.getsignal(signal.SIGINT)  # of Python, of a notebook, or of a run that this one is part of
         if callable(before) and threading.current_thread() is threading.main_thread():
             self.before = before
             signal.signal(signal.SIGINT, self._note)

@@ -41,7 +41,7 @@ from .task import DECISIONS, default_loss, find_task, name_of
 
 @dataclass
 class Settings:
-    """What `fit`, ``distill`` and ``mutual`` have in common: their arguments of the same names, checked. See `fit`."""
+    """The arguments that `fit`, ``distill`` and ``mutual`` have in common, checked. `fit` says what each of them is."""
 
     epochs: int = 10
     batch_size: int = 32
@@ -70,31 +70,31 @@ class Run:
     model, optimizer, callbacks
         As given.
     epochs, steps_per_epoch, samples : int
-        How long an epoch is, and how many there are to be.
+        How many epochs there are to be in all; the steps and samples of one.
     epoch, step : int
-        Finished so far.
+        Epochs and steps finished so far.
     history : History
     logs : dict
         The numbers of the epoch that has just ended.
     generators : dict of np.random.Generator
         The streams "shuffle", "augment" and "layers".
     arithmetic : Float32 or Arithmetic
-        How it computes, and the loss scale of the moment; see ``arithmetic.py``.
+        The precision of the run and its current loss scale; see ``arithmetic.py``.
     callback_parameters : list of Parameter
-        What callbacks train along with the model.
+        Parameters that callbacks train along with the model, such as those of objectives.
     loss : Tensor or None
-        That of the step, while the tape behind it is there.
+        The loss of the current step, from the forward pass to the update.
     skipped : bool
         Whether the last step was skipped because a gradient overflowed; there are no gradients then.
     stopped : bool
         Whether `stop` was called.
     interrupts : Interrupts
-        When Ctrl-C is raised.
+        Holds Ctrl-C back until the step has ended.
     split : Split
-        What it trains and validates on.
+        The data to train on and to validate on.
     settings : Settings
     started_with : callable
-        ``started_with()`` is a dict of names and plain values: what a resumed run must share with this one.
+        ``started_with()`` is a dict of names and plain values, which must be the same in a resumed run.
     """
 
     model: object
