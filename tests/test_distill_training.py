@@ -350,7 +350,7 @@ def test_ranking_lists_hold_the_teachers_best_first_and_every_item_once():
     users, items = distill.ranking_lists(model, 7, 20, top_k=5, sampled=10, draws=2, rng=0).x
     assert np.array_equal(users[:, 0], [*range(7), *range(7)]) and np.array_equal(items[:7, :5], items[7:, :5])
     assert not np.array_equal(items[:7, 5:], items[7:, 5:])
-    with pytest.raises(ValueError, match="top_k = 5, sampled = 16 and draws = 1 for 20 items"):
+    with pytest.raises(ValueError, match=r"sampled = 16.\nIt is how many .*, in \[0, 15\]"):
         distill.ranking_lists(model, 7, 20, top_k=5, sampled=16)
 
 
@@ -447,7 +447,6 @@ def test_an_ensemble_is_a_teacher(digits):
     (lambda: distill.Ensemble([make(4), make(4, classes=3)])(np.zeros((1, 64))), r"\[\(1, 3\), \(1, 10\)\]"),
     (lambda: distill.Mixup(0), "strength = 0"),
     (lambda: distill.Noise(-1), "deviation = -1"),
-    (lambda: distill.chain([make(4)], None), "chain got 1 models"),
     (lambda: distill.born_again(make(4), None, generations=0), "generations = 0"),
     (lambda: distill.mutual([make(4)], None), "mutual got 1 peers"),
     (lambda: distill.fine_tune(make(4), None, dropout=1.0), "dropout = 1.0"),

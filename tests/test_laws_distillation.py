@@ -258,7 +258,7 @@ def test_mistakes_are_told_and_change_nothing(digits, call, text):
 
 
 def test_a_model_must_be_a_module(digits):
-    with pytest.raises(TypeError, match="function as the teacher"):
+    with pytest.raises(TypeError, match="distill got teacher = "):
         distill.distill(lambda x: x, networks()[1], digits)
 
 

@@ -185,7 +185,7 @@ def test_distill_stops_before_student_and_objective_change():
         distill.distill(teacher, student, data, alpha=1.0, epochs=1, batch_size=10, progress=False, rng=0)
     hint, student = distill.Hint("0", "0"), nn.Sequential(nn.Dense(5, 4), nn.Dense(4, 3), rng=0)
     broken, before, start = Poison(), bits(student), []
-    hint.mapped = lambda x: broken(hint._regressor(x))
+    hint.sides = lambda exchange: (broken(distill.Hint.sides(hint, exchange)[0]), exchange.teacher_hidden["0"])
 
     def detached(exchange):
         """Only the objective's own map gets a gradient, and it is not finite."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..files import as_path, bad_file, read_npz, require_file, write_npz
 from ..training import predict
-from .guards import check_finite
+from .kd import check_finite
 
 _FORMAT = "minidistill teacher cache 1"
 

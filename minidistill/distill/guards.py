@@ -8,19 +8,17 @@ import numpy as np
 
 from .. import checks
 from ..datasets import Dataset
-from ..kernels import all_finite
 from ..nn import Module
 from ..training import predict
 from ..training.guards import check_augmentation
 from ..training.task import are_distributions
-from .kd import check_teacher
+from .kd import check_finite, check_teacher
 
 
 def check_terms(objective):
     """The objectives as a list."""
     terms = list(objective) if isinstance(objective, (list, tuple)) else [objective]
-    classes = [term for term in terms if isinstance(term, type)]
-    if not terms or classes or not all(callable(term) for term in terms):
+    if not terms or any(isinstance(term, type) or not callable(term) for term in terms):
         raise ValueError(
             f"distill got objective = {objective!r}.\nThe loss is the sum of one or more objectives, which are objects.\n"
             "Write objective=[distill.SoftTargets(temperature=4.0), distill.HardLabels(weight=0.1)]."
@@ -71,12 +69,9 @@ def check_classes(kind, teacher_shape, student_shape):
     """Both answer the same questions, where their answers are compared one by one."""
     if kind in ("logits", "scores") and teacher_shape != student_shape:
         cure = f"Give the student's last layer {teacher_shape[-1]} outputs."
-        for name, longer, shorter in (
-            ("teacher", teacher_shape, student_shape),
-            ("student", student_shape, teacher_shape),
-        ):
-            if longer == (*shorter, 1):
-                cure = f"End the {name} in nn.Flatten(): nn.Sequential({name}, nn.Flatten())."
+        if teacher_shape == (*student_shape, 1) or student_shape == (*teacher_shape, 1):
+            longer = "teacher" if len(teacher_shape) > len(student_shape) else "student"
+            cure = f"End the {longer} in nn.Flatten(): nn.Sequential({longer}, nn.Flatten())."
         raise ValueError(
             f"distill got a teacher that returns {teacher_shape} for one sample, and a student that returns "
             f"{student_shape}.\nBoth answer for the same classes in the same order.\n{cure}"
@@ -150,14 +145,3 @@ def check_answers(kind, answers, shape, dtype):
             "Give the student the outputs that the teacher has."
         )
     return check_finite(answers).astype(dtype, copy=False)
-
-
-def check_finite(answers):
-    """The outputs of a teacher, if all are numbers."""
-    if not all_finite(answers):
-        raise ValueError(
-            f"distill got {np.count_nonzero(~np.isfinite(answers))} answers of the teacher that are NaN or "
-            "infinite.\nThey are finite numbers.\nLook at the teacher and its inputs: "
-            "np.isfinite(md.predict(teacher, x)).all()."
-        )
-    return answers

@@ -18,21 +18,13 @@ from .objective import Objective, check_number
 class HiddenObjective(Objective):
     """An objective that compares one inner output of each model. ``None`` as a path is the model's output."""
 
+    answers = property(lambda self: "any" if self.teacher_path is None else None)
+    teacher_paths = property(lambda self: () if self.teacher_path is None else (self.teacher_path,))
+    student_paths = property(lambda self: () if self.student_path is None else (self.student_path,))
+
     def __init__(self, teacher_path, student_path, weight=1.0, **settings):
         self.weight, self.teacher_path, self.student_path = weight, teacher_path, student_path  # as repr orders them
         super().__init__(weight, **settings)
-
-    @property
-    def answers(self):
-        return "any" if self.teacher_path is None else None
-
-    @property
-    def teacher_paths(self):
-        return () if self.teacher_path is None else (self.teacher_path,)
-
-    @property
-    def student_paths(self):
-        return () if self.student_path is None else (self.student_path,)
 
     def outputs(self, exchange):
         """(the student's output, a Tensor, and the teacher's, an array)."""

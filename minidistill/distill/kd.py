@@ -174,13 +174,19 @@ def check_teacher(teacher_logits, shape, dtype):
             "Both are (N, C), with the same classes in the same order.\n"
             "Give the student's last layer as many outputs as the teacher has."
         )
-    if not all_finite(teacher):
-        raise ValueError(
-            f"distillation got teacher logits from {teacher.min()} to {teacher.max()}.\nThey are finite numbers.\n"
-            "Look at the teacher and its inputs: np.isfinite(md.predict(teacher, x)).all()."
-        )
-    check_not_probabilities(teacher)
+    check_not_probabilities(check_finite(teacher))
     return teacher
+
+
+def check_finite(answers):
+    """The outputs of a teacher, if all are numbers."""
+    if not all_finite(answers):
+        raise ValueError(
+            f"distillation got {np.count_nonzero(~np.isfinite(answers))} answers of the teacher that are NaN or "
+            "infinite.\nThey are finite numbers.\nLook at the teacher and its inputs: "
+            "np.isfinite(md.predict(teacher, x)).all()."
+        )
+    return answers
 
 
 def check_not_probabilities(answers):

@@ -155,14 +155,11 @@ class HardLabels(Objective):
     """
 
     answers, needs_labels = None, True
+    validation_loss = property(lambda self: self._loss)
 
     def __init__(self, weight=1.0, loss=losses.cross_entropy):
         super().__init__(weight)
         self._loss = loss
-
-    @property
-    def validation_loss(self):
-        return self._loss
 
     def loss(self, exchange):
         return self._loss(exchange.student, exchange.labels)
@@ -187,6 +184,7 @@ class Labelled(Objective):
     """
 
     answers = None
+    validation_loss = property(lambda self: self._loss)
 
     def __init__(self, data, loss=losses.cross_entropy, batch_size=32, weight=1.0, rng=0):
         super().__init__(weight)
@@ -199,10 +197,6 @@ class Labelled(Objective):
         self.rng = checks.whole(
             "Labelled", "rng", rng, "[0, inf)", "the number that, with the step, chooses samples", 0
         )
-
-    @property
-    def validation_loss(self):
-        return self._loss
 
     def loss(self, exchange):
         picks = np.random.default_rng([self.rng, exchange.step]).integers(len(self.data), size=self.batch_size)

@@ -195,7 +195,7 @@ def ranking_lists(teacher, users, items, top_k=10, sampled=40, draws=1, rng=None
     top_k, sampled : int
         The list of each user has this many of the teacher's best, and this many others, each at most once.
     draws : int
-        Lists of each user, with other others.
+        Lists of each user; each draws its own items from the rest.
     rng : int, np.random.Generator or None
 
     Returns
@@ -204,13 +204,11 @@ def ranking_lists(teacher, users, items, top_k=10, sampled=40, draws=1, rng=None
         ``x = (users (M, 1), items (M, top_k + sampled))`` of int64 with M = draws * users, no targets. The teacher's items
         come first, best first.
     """
-    for name, value in (("top_k", top_k), ("sampled", sampled), ("items", items), ("draws", draws)):
-        checks.whole("ranking_lists", name, value, "[0, inf)", "a count", 10)
-    if not (top_k >= 0 and sampled >= 0 and 2 <= top_k + sampled <= items and draws >= 1):
-        raise ValueError(
-            f"ranking_lists got top_k = {top_k}, sampled = {sampled} and draws = {draws} for {items} items.\nA list "
-            "has at least two items, and each at most once.\nWrite top_k=10, sampled=40."
-        )
+    checks.whole("ranking_lists", "items", items, "[2, inf)", "how many there are", 100)
+    checks.whole("ranking_lists", "top_k", top_k, f"[0, {items}]", "how many of the best items a list has", 1)
+    least, rest = max(0, 2 - top_k), items - top_k
+    checks.whole("ranking_lists", "sampled", sampled, f"[{least}, {rest}]", "how many of the other items it has", rest)
+    checks.whole("ranking_lists", "draws", draws, "[1, inf)", "how many lists each user has", 1)
     order = np.argsort(-score_all(teacher, users, items), axis=1, kind="stable")
     order = np.concatenate([order] * draws)
     rest = checks.generator("ranking_lists", rng).permuted(order[:, top_k:], axis=1)
@@ -222,13 +220,10 @@ def check_lists(who, student, teacher):
     """As `check_scores`, for matrices of at least two columns."""
     student, teacher = check_scores(who, student, teacher)
     if student.ndim != 2 or student.shape[1] < 2:
-        cure = (
-            "Make lists with distill.ranking_lists(teacher, users, items); for single pairs use distill.ScoreMatching."
-        )
+        cure = "Make lists with distill.ranking_lists(teacher, users, items); single pairs take distill.ScoreMatching."
         if student.ndim == 3 and student.shape[2] == 1:
             cure = "End the model in nn.Flatten(), which makes (N, L, 1) to (N, L)."
         raise ValueError(
-            f"{who} got scores of shape {student.shape}.\nThey are lists: (N, L), L at least 2 items for each user.\n"
-            f"{cure}"
+            f"{who} got scores of shape {student.shape}.\nThey are lists: (N, L), at least 2 items for each user.\n{cure}"
         )
     return student, teacher

@@ -6,6 +6,8 @@ ways to train (``stages.py``). Read ``train.py`` before this file.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from .. import checks, ops
@@ -38,16 +40,14 @@ class Ensemble(Module):
         advice = "Write Ensemble([a, b])."
         teachers = list(checks.instance("Ensemble", "teachers", teachers, (list, tuple), "a list of models", advice))
         weights = np.ones(len(teachers)) if weights is None else as_float_array(weights, float)
-        fits = (
-            bool(teachers) and weights.shape == (len(teachers),) and weights.min() >= 0 and 0 < weights.sum() < np.inf
-        )
-        if not fits or average not in ("probabilities", "logits"):
+        fits = teachers and weights.shape == (len(teachers),) and weights.min() >= 0 and 0 < weights.sum() < np.inf
+        if not fits:
             raise ValueError(
-                f"Ensemble got {len(teachers)} teachers, weights = {weights.tolist()} and average = {average!r}.\nIt "
-                "has at least one teacher, a weight that is not negative for each, and averages 'probabilities' or "
-                "'logits'.\nWrite Ensemble([a, b], weights=[2, 1])."
+                f"Ensemble got {len(teachers)} teachers and weights = {weights.tolist()}.\nIt has at least one teacher, and "
+                "a weight for each that is not negative.\nWrite Ensemble([a, b], weights=[2, 1])."
             )
-        self.teachers, self.average = teachers, average
+        self.teachers = teachers
+        self.average = checks.choice("Ensemble", "average", average, ("probabilities", "logits"))
         self.weights = tuple((weights / weights.sum()).tolist())
 
     def forward(self, *inputs):
@@ -157,9 +157,8 @@ class Noise:
     def __call__(self, x, rng):
         """Disturb a batch of floating inputs, (N, ...)."""
         x = _floating("Noise", x)
-        return x + rng.standard_normal(x.shape, dtype=np.float32).astype(x.dtype, copy=False) * x.dtype.type(
-            self.deviation
-        )
+        noise = rng.standard_normal(x.shape, dtype=np.float32).astype(x.dtype, copy=False)
+        return x + noise * x.dtype.type(self.deviation)
 
     def __repr__(self):
         return f"Noise({self.deviation})"
@@ -184,12 +183,9 @@ def transfer_set(data, augment, copies=1, rng=None):
     """
     checks.whole("transfer_set", "copies", copies, "[1, inf)", "how many of each sample are drawn", 1)
     checks.instance("transfer_set", "data", data, Dataset, "a Dataset", "Wrap the inputs: datasets.Dataset(x, None).")
+    advice = "Write augment=distill.Noise(0.1)."
+    checks.instance("transfer_set", "augment", augment, Callable, "a function of (x, rng) that returns inputs", advice)
     rng = checks.generator("transfer_set", rng)
-    if not callable(augment):
-        raise TypeError(
-            f"transfer_set got augment = {augment!r}.\nIt is a function of (x, rng) that returns inputs.\n"
-            "Write augment=distill.Noise(0.1)."
-        )
     versions = [data.inputs]
     for _ in range(copies):
         drawn = augment(data.x, rng)
@@ -200,9 +196,8 @@ def transfer_set(data, augment, copies=1, rng=None):
 
 def _floating(who, x):
     if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
-        kind = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
         raise TypeError(
-            f"{who} got inputs of type {kind}.\nIt computes with numbers; ids have nothing in between.\n"
-            "Use it for one floating input."
+            f"{who} got inputs of type {getattr(x, 'dtype', type(x).__name__)}.\nIt computes with numbers; ids have nothing "
+            "in between.\nUse it for one floating input."
         )
     return x

@@ -45,11 +45,6 @@ def chain(models, data, **settings):
     """
     advice = "Write chain([teacher, assistant, student], data)."
     models = list(checks.instance("chain", "models", models, (list, tuple), "a list of models", advice))
-    if len(models) < 2:
-        raise ValueError(
-            f"chain got {len(models)} models.\nIt distils from one to the next.\n"
-            "Write chain([teacher, assistant, student], data, epochs=30, rng=0)."
-        )
     data, settings, _ = _for_all_stages("chain", data, settings, settings.get("rng"))
     return [distill(teacher, student, data, **settings) for teacher, student in zip(models, models[1:])]
 
@@ -226,20 +221,14 @@ def fine_tune(student, data, weight_decay=1e-4, dropout=0.0, max_norm=None, lr=1
     """
     checks.number("fine_tune", "dropout", dropout, "[0, 1)", "the fraction of outputs that is dropped", 0.2)
     if max_norm is not None:
-        checks.number(
-            "fine_tune", "max_norm", max_norm, "(0, inf]", "the largest norm of a unit's weights, or None", 3.0
-        )
+        meaning = "the largest norm of a unit's weights, or None"
+        checks.number("fine_tune", "max_norm", max_norm, "(0, inf]", meaning, 3.0)
     if "optimizer" in settings:
         raise ValueError(
             f"fine_tune got the settings {sorted(settings)}.\nIts optimizer is AdamW, with this lr and weight_decay.\n"
             "Leave it out, or use md.fit for another optimizer."
         )
-    if not isinstance(student, Module):
-        raise TypeError(
-            f"fine_tune got a {type(student).__name__} as the student.\nIt is an nn.Module.\n"
-            "Write distill.fine_tune(student, data)."
-        )
-    optimizer = AdamW(student.parameters(), lr=lr, weight_decay=weight_decay)
+    optimizer = AdamW(check_module("fine_tune", student).parameters(), lr=lr, weight_decay=weight_decay)
     with _regularised(student, dropout, max_norm, data):
         return fit(student, data, optimizer=optimizer, **settings)
 
