@@ -22,7 +22,7 @@ import math
 import numpy as np
 
 from minidistill.kernels._jit import flat_view, kernel, kernel_input
-from minidistill.kernels.pool import split
+from minidistill.kernels.pool import share
 from minidistill.kernels.reference import TOGETHER, smallest
 
 _BLOCK = 2048  # entries; param, grad and two moments in float32 make 32 KiB
@@ -50,14 +50,14 @@ def sgd_step(param, grad, velocity, mask, rows, lr, momentum, nesterov, weight_d
         speed = _NOTHING[param.dtype] if velocity is None else flat_view(velocity)
         arrays = flat_view(param), kernel_input(grad, param.dtype).ravel(), speed, _flat_mask(mask)
         arguments = (*arrays, kernel_input(rows, _INT64), param.size // len(param), rule)
-        _run(_sgd_rows, arguments, len(rows), _FEW_ROWS)
+        share(_sgd_rows, arguments, len(rows), len(rows), _FEW_ROWS)
 
 
 def sgd_steps(params, grads, velocities, masks, lr, momentum, nesterov, weight_decay, decoupled):
     """As `reference.sgd_steps`, in one call."""
     rule = _sgd_rule(params[0].dtype, lr, momentum, nesterov, weight_decay, decoupled)
     entries = sum([param.size for param in params])
-    _run(_sgd_many, (params, grads, velocities, masks, rule), entries, _FEW)
+    share(_sgd_many, (params, grads, velocities, masks, rule), entries, entries, _FEW)
 
 
 def _sgd_rule(dtype, lr, momentum, nesterov, weight_decay, decoupled):
@@ -123,14 +123,14 @@ def adam_step(param, grad, m, v, mask, rows, step, lr, beta1, beta2, eps, weight
         rule = _adam_rule(param.dtype, step, lr, beta1, beta2, eps, weight_decay, decoupled)
         arrays = flat_view(param), kernel_input(grad, param.dtype).ravel(), flat_view(m), flat_view(v), _flat_mask(mask)
         arguments = (*arrays, kernel_input(rows, _INT64), param.size // len(param), rule)
-        _run(_adam_rows, arguments, len(rows), _FEW_ROWS)
+        share(_adam_rows, arguments, len(rows), len(rows), _FEW_ROWS)
 
 
 def adam_steps(params, grads, ms, vs, masks, step, lr, beta1, beta2, eps, weight_decay, decoupled):
     """As `reference.adam_steps`, in one call."""
     rule = _adam_rule(params[0].dtype, step, lr, beta1, beta2, eps, weight_decay, decoupled)
     entries = sum([param.size for param in params])
-    _run(_adam_many, (params, grads, ms, vs, masks, rule), entries, _FEW)
+    share(_adam_many, (params, grads, ms, vs, masks, rule), entries, entries, _FEW)
 
 
 def _adam_rule(dtype, step, lr, beta1, beta2, eps, weight_decay, decoupled):
@@ -194,13 +194,6 @@ def _adam_stretch(param, grad, m, v, mask, at, grad_at, count, rule):
 
 
 # ---- both ----------------------------------------------------------------------------------------
-
-
-def _run(function, arguments, rows, few):
-    if rows < few:
-        function(*arguments, 0, rows)
-    else:
-        split(function, arguments, rows)
 
 
 def together(arrays, dtype):

@@ -16,7 +16,7 @@ import numpy as np
 
 from minidistill.kernels import reference
 from minidistill.kernels._jit import kernel, kernel_input
-from minidistill.kernels.pool import split
+from minidistill.kernels.pool import share
 
 _LARGE = 2**16  # logits, about 0.1 ms: from here on, the rows are split
 _BLOCK = 2048  # logits: 8 KiB for each array of a block
@@ -38,7 +38,7 @@ def cross_entropy(z, target, label_smoothing):
     ids = kernel_input(target, _INT64) if target.ndim == 1 else _NO_IDS
     rows = _NO_ROWS if target.ndim == 1 else kernel_input(target, z.dtype)
     dz, losses = np.empty(z.shape, z.dtype), np.empty(len(z))
-    _over_rows(_cross_entropy, (z, ids, rows, float(label_smoothing), dz, losses), z)
+    share(_cross_entropy, (z, ids, rows, float(label_smoothing), dz, losses), len(z), z.size, _LARGE)
     return _mean(losses), dz
 
 
@@ -47,7 +47,7 @@ def _cross_entropy(z, ids, rows, label_smoothing, dz, losses, lo, hi):
     n, classes = z.shape
     real = z.dtype.type
     block = max(1, _BLOCK // classes)
-    weight, share = real((1 - label_smoothing) / n), real(label_smoothing / classes / n)
+    weight, of_all = real((1 - label_smoothing) / n), real(label_smoothing / classes / n)
     for begin in range(lo, hi, block):
         end = min(hi, begin + block)
         for i in range(begin, end):
@@ -71,7 +71,7 @@ def _cross_entropy(z, ids, rows, label_smoothing, dz, losses, lo, hi):
             losses[i] += math.log(total)
             scale = real(1 / (n * total))
             for j in range(classes):
-                dz[i, j] = dz[i, j] * scale - share
+                dz[i, j] = dz[i, j] * scale - of_all
                 if rows.size > 0:
                     dz[i, j] -= weight * rows[i, j]
             if ids.size > 0:
@@ -87,7 +87,7 @@ def distillation(z, teacher, ids, temperature, alpha):
     dz, losses = np.empty(z.shape, z.dtype), np.empty(len(z))
     weights = float(alpha * temperature**2), float(1 - alpha)
     function = _narrow if z.shape[1] <= _FEW else _wide
-    _over_rows(function, (z, teacher, ids, float(temperature), weights, dz, losses), z)
+    share(function, (z, teacher, ids, float(temperature), weights, dz, losses), len(z), z.size, _LARGE)
     return _mean(losses), dz
 
 
@@ -310,10 +310,3 @@ def _mean(losses):
     for i in range(losses.size):
         total += losses[i]
     return total / losses.size
-
-
-def _over_rows(function, arguments, like):
-    if like.size < _LARGE:
-        function(*arguments, 0, len(like))
-    else:
-        split(function, arguments, len(like))

@@ -21,7 +21,7 @@ import numpy as np
 from minidistill.kernels import reference
 from minidistill.kernels._jit import LAYOUT, READY, kernel, kernel_input
 from minidistill.kernels.cpu import has
-from minidistill.kernels.pool import split
+from minidistill.kernels.pool import share
 from minidistill.kernels.sparse_intrinsics import LANES, add_up_16, bitmap_dot, finish_16, gathered_dot
 from minidistill.kernels.sparse_intrinsics import lane_sums, tile_product, turn_16
 
@@ -50,19 +50,19 @@ def sparse_dense(x, weight, bias=None, relu=False):
         bias = np.array(np.broadcast_to(bias, outputs), np.float32)
     blocks, result = -(-outputs // LANES), (scales, bias, 0.0 if relu else -_INF, out)
     if rows < _FEW_ROWS and weight.lanes is not None:
-        _share(_single, (x, *weight.lanes, *result), rows * len(weight.lanes[0]) * 3, blocks)
+        share(_single, (x, *weight.lanes, *result), blocks, rows * len(weight.lanes[0]) * 3, _WORTH_SPLITTING)
     elif rows < _FEW_ROWS and weight.format == "bitmap":
         few, work = _few_kernel(True, False), rows * inputs * outputs * 3 // LANES
-        _share(few, (x, weight.values, weight.index, row_starts, *result), work, blocks)
+        share(few, (x, weight.values, weight.index, row_starts, *result), blocks, work, _WORTH_SPLITTING)
     elif rows < _FEW_ROWS:
         few = _few_kernel(False, has("avx512f"))
-        _share(few, (x, weight.values, columns, row_starts, *result), rows * stored, blocks)
+        share(few, (x, weight.values, columns, row_starts, *result), blocks, rows * stored, _WORTH_SPLITTING)
     else:
         arguments, work = (x, weight.values, columns, row_starts, *result), rows * stored // 12
         if rows >= 2 * _TILE:
-            _share(_some_rows, (arguments, outputs), work, rows)
+            share(_some_rows, (arguments, outputs), rows, work, _WORTH_SPLITTING)
         else:
-            _share(_some_outputs, (arguments, rows, outputs), work, blocks)
+            share(_some_outputs, (arguments, rows, outputs), blocks, work, _WORTH_SPLITTING)
     return out
 
 
@@ -74,13 +74,6 @@ def _prepare(weight):
     scales = np.ones(weight.shape[1], np.float32) if weight.scales is None else weight.scales
     weight.prepared = columns, weight.row_starts.astype(np.uint32), scales  # starts of one type: fewer kernels
     return weight.prepared
-
-
-def _share(function, arguments, work, parts):
-    if work < _WORTH_SPLITTING:
-        function(*arguments, 0, parts)
-    else:
-        split(function, arguments, parts)
 
 
 def _some_rows(arguments, outputs, lo, hi):
