@@ -164,8 +164,10 @@ def split(function, arguments, rows):
 
 
 def share(function, arguments, rows, work, worth):
-    """As `split` if there is ``work`` enough that a second thread is ``worth`` waking; else here, alone. (The smallest kernels
-    spell this out: to call it takes a tenth of their time.)"""
+    """As `split` where there is so much ``work`` that a second thread is ``worth`` waking; else here, alone.
+
+    The smallest kernels spell this out: a call of this function would take a tenth of their time.
+    """
     if work < worth:
         function(*arguments, 0, rows)
     else:
