@@ -210,6 +210,12 @@ def row_scales(table, bits=8):
     return weight_scales(np.asarray(table).T, bits=bits)
 
 
+def round_rows(table, bits):
+    """(nearest integers, int8 (R, D); scales, float32 (R,)) of an embedding table, see `row_scales`."""
+    scale = row_scales(table, bits)
+    return nearest(table, scale[:, None], weight_limit(bits)), scale
+
+
 def fixed_point(multiplier):
     """A positive float32 multiplier as an integer fraction and a shift: M = m * 2**-31 * 2**-shift.
 

@@ -38,10 +38,9 @@ def integer_edges(model, layers, inputs):
     follows : set of str
         Paths of layers somewhere after another one.
     """
-    try:
-        graph = trace(model, *_first_rows(inputs))
-    except _OF_A_FORWARD as error:
-        cause = str(error).split("\n")[0]
+    graph = _traced(model, inputs)
+    if isinstance(graph, Exception):
+        cause = str(graph).split("\n")[0]
         warnings.warn(
             f"quantization could not follow the model: {cause}\nIts layers compute in integers, with floats between them.\n"
             "Let each module return one Tensor, and run on two samples.",
@@ -49,32 +48,27 @@ def integer_edges(model, layers, inputs):
         )
         return {}, set()
     dense = {id(node): node.name for node in graph.nodes if node.kind == "layer" and node.name in layers}
-    calls, edges = [node.name for node in graph.layers], {}
-    for node in graph.nodes:
+    calls, edges, after_dense = [node.name for node in graph.layers], {}, {}
+    for node in graph.nodes:  # each stands after those that feed it
+        after_dense[id(node)] = any(id(source) in dense or after_dense[id(source)] for source in node.inputs)
         if id(node) not in dense or calls.count(node.name) > 1 or node.module.activation not in (None, "relu"):
             continue
         consumers, relus = consumers_of(graph, node, dense)
         if consumers and None not in consumers:
             edges[node.name] = consumers, relus
-    follows = {dense[id(node)] for node in graph.nodes if id(node) in dense and _comes_after(node, dense)}
-    return edges, follows
+    return edges, {path for key, path in dense.items() if after_dense[key]}
 
 
 def takes_inputs(model, layers, inputs):
     """Paths of the layers that get the model's own inputs, as they are; none where the model cannot be traced."""
-    try:
-        with np.errstate(all="ignore"):  # what is not finite, observers will tell
-            graph = trace(model, *_first_rows(inputs))
-    except _OF_A_FORWARD:
-        return set()
-    found = set()
-    for node in graph.layers:
-        source = node
-        while source.inputs and (
-            source is node or isinstance(source.module, (Dropout, Flatten)) or source.name == "reshape"
-        ):
-            source = source.inputs[0]
-        if node.name in layers and source.kind == "input":
+    with np.errstate(all="ignore"):  # what is not finite, observers will tell
+        graph = _traced(model, inputs)
+    found, as_it_came = set(), {}
+    for node in [] if isinstance(graph, Exception) else graph.nodes:
+        from_inputs = bool(node.inputs) and as_it_came[id(node.inputs[0])]
+        passes = isinstance(node.module, (Dropout, Flatten)) or node.name == "reshape"
+        as_it_came[id(node)] = node.kind == "input" or (passes and from_inputs)
+        if node.kind == "layer" and node.name in layers and from_inputs:
             found.add(node.name)
     return found
 
@@ -114,20 +108,11 @@ def consumers_of(graph, node, dense, activations=("relu",)):
     return [path if same else None for path, _ in consumers], passed
 
 
-def _comes_after(node, dense):
-    """Whether one of the Dense layers lies somewhere before this node."""
-    waiting, seen = list(node.inputs), set()
-    while waiting:
-        source = waiting.pop()
-        if id(source) in dense:
-            return True
-        if id(source) not in seen:
-            seen.add(id(source))
-            waiting += source.inputs
-    return False
-
-
-def _first_rows(inputs):
-    """The first two samples, as the model's inputs."""
+def _traced(model, inputs):
+    """The graph of the model, or what went wrong."""
     inputs = inputs.x if isinstance(inputs, Dataset) else inputs
-    return tuple(np.asarray(x)[:2] for x in (inputs if isinstance(inputs, tuple) else (inputs,)))
+    first_rows = (np.asarray(x)[:2] for x in (inputs if isinstance(inputs, tuple) else (inputs,)))
+    try:
+        return trace(model, *first_rows)
+    except _OF_A_FORWARD as error:
+        return error

@@ -23,28 +23,10 @@ from ..nn.serialize import register
 from ..nn.wrong_input import WrongFeatures
 from ..ops.activation import dropout_factors
 from ..tensor import as_tensor, record
-from .affine import (
-    ACTIVATION_MAX,
-    SMALLEST,
-    activation_scale,
-    bias_room,
-    nearest,
-    row_scales,
-    warn_of_bias,
-    weight_limit,
-)
+from .affine import ACTIVATION_MAX, SMALLEST, activation_scale, bias_room, round_rows, warn_of_bias, weight_limit
 from .integer_layers import QuantizedDense, QuantizedReLU
 from .observers import MovingAverage, moving_average
-from .simulated_quantization import (
-    Dropped,
-    Grid,
-    RoundedWeight,
-    SimulatedTensor,
-    drop,
-    round_activations,
-    simulated_dense,
-    unrounded,
-)
+from .simulated_quantization import Dropped, Grid, RoundedWeight, SimulatedTensor, round_activations, simulated_dense
 from .weight_only import QuantizedEmbedding, check_table_bits
 
 OBSERVE, QUANTIZE, FIXED = "observe", "quantize", "fixed"  # of activations, while training
@@ -222,14 +204,14 @@ class QATDense(Dense):
         x, factors = (x.inner, x.factors) if type(x) is Dropped else (x, None)
         if type(x) is not SimulatedTensor or x.grid.range is not self.input_range:
             x = self._rounded(x)
-        return x if factors is None else drop(x, factors)
+        return x if factors is None else x.dropped(factors)
 
     def _rounded(self, x):
         data = x._data
         if self.is_training() and data.size:
             self.move_range(self.input_range, self.input_reach, float(data.min()), float(data.max()))
             if self.stage == OBSERVE:
-                return unrounded(x, Grid(_ONE, None, self.input_range))
+                return round_activations(x, Grid(_ONE, None, self.input_range))
         # That of data rests: its gradient would take a product of its own.
         reach = self.learns(self.input_reach) if x.requires_grad else None
         return round_activations(x, self.grid(self.input_range, self.input_reach), reach)
@@ -368,10 +350,9 @@ class QATEmbedding(Embedding):
     def forward(self, ids):
         """ids of any shape S, whole numbers in [0, R), to (*S, D)."""
         rows = ops.embedding(self.weight, check_ids(self, ids))
-        table, limit = np.asarray(rows.data, np.float32).reshape(-1, self.embedding_dim), weight_limit(self.bits)
-        scale = row_scales(table, self.bits)[:, None]
-        values = nearest(table, scale, limit) * scale
-        return record("round rows", values.reshape(rows.shape), (rows,), (lambda g: g,), saves=())
+        q, scale = round_rows(np.asarray(rows.data, np.float32).reshape(-1, self.embedding_dim), self.bits)
+        values = (q * scale[:, None]).reshape(rows.shape)
+        return record("round rows", values, (rows,), (lambda g: g,), saves=())
 
     def converted(self):
         """The `QuantizedEmbedding` that gives the same rows."""

@@ -99,6 +99,11 @@ class SimulatedTensor(LazyTensor):
         note_float_read(self.maker)
         return self.steps * self.grid.scale
 
+    def dropped(self, factors):
+        """After dropout."""
+        recorded = record("dropout", self.steps * factors, (self,), (lambda g: g * factors,), saves=())
+        return SimulatedTensor(recorded, self.grid)
+
 
 class Dropped(LazyTensor):
     """A tensor times the factors of dropout, kept apart: a layer rounds first, as it will when nothing is dropped.
@@ -124,17 +129,6 @@ class Dropped(LazyTensor):
         return self.inner._data * self.factors
 
 
-def drop(x, factors):
-    """Dropout of a `SimulatedTensor`."""
-    return SimulatedTensor(record("dropout", x.steps * factors, (x,), (lambda g: g * factors,), saves=()), x.grid)
-
-
-def unrounded(x, grid):
-    """Floats as a `SimulatedTensor` of a grid that does not round."""
-    data = np.ascontiguousarray(x._data, np.float32)
-    return SimulatedTensor(record("observe", data, (x,), (lambda g: g,), saves=()), grid)
-
-
 def round_activations(x, grid, reach=None):
     """Floats as a `SimulatedTensor`: what an integer layer does with floats that come in.
 
@@ -142,6 +136,7 @@ def round_activations(x, grid, reach=None):
     ----------
     x : Tensor, shape (..., K)
     grid : Grid
+        It may be one that does not round.
     reach : Parameter, shape (1,), optional
         Of the grid, to be learned.
 
@@ -151,6 +146,8 @@ def round_activations(x, grid, reach=None):
         If x holds NaN.
     """
     data = np.ascontiguousarray(x._data, np.float32)
+    if grid.zero_point is None:
+        return SimulatedTensor(record("observe", data, (x,), (lambda g: g,), saves=()), grid)
     width, low, high = data.shape[-1], -grid.zero_point, ACTIVATION_MAX - grid.zero_point
     steps = activation_steps(data, grid.scale, low, high)
 

@@ -22,7 +22,7 @@ from ..nn.layers import check_ids
 from ..nn.module import Module
 from ..nn.serialize import register
 from ..tensor import Tensor
-from .affine import bias_room, nearest, row_scales, weight_limit
+from .affine import bias_room, round_rows, weight_limit
 from .integer_weight import IntegerWeight, check_weight_scale
 
 BLOCK = 256  # rows of a weight that are floats at a time
@@ -160,9 +160,8 @@ class QuantizedEmbedding(Module):
     def from_embedding(cls, embedding, bits=8):
         """Quantize the table (R, D) of an `Embedding`; raises ValueError if it is not finite."""
         layer = cls(embedding.num_embeddings, embedding.embedding_dim, bits)
-        table, scale = embedding.weight.data, row_scales(embedding.weight.data, bits)
-        layer.weight_scale[:] = scale
-        layer.set_integers(nearest(table, scale[:, None], weight_limit(bits)))
+        q, layer.weight_scale[:] = round_rows(embedding.weight.data, bits)
+        layer.set_integers(q)
         return layer
 
     def set_integers(self, q):
