@@ -16,7 +16,7 @@ from ..nn.serialize import register
 from ..nn.wrong_input import WrongFeatures
 from ..tensor import as_tensor, record
 from .affine import ACTIVATION_MAX, LARGEST, bias_room, fixed_point, weight_limit
-from .integer_weight import IntegerWeight
+from .integer_weight import IntegerWeight, require
 from .quantized_tensor import QuantizedTensor, refuse_float_input
 
 _FLOAT32 = np.dtype(np.float32)
@@ -161,39 +161,37 @@ class QuantizedDense(IntegerWeight):
         """Refuse arrays with which the integer arithmetic would not be exact; run for every layer made or loaded."""
         self._arguments = None
         scale, weight, limit = self.sum_scale(), self.integers(), weight_limit(self.bits)
-        calibrated = self.input_scale[0] != 0
-        if calibrated and not (np.isfinite(scale).all() and min(self.weight_scale.min(), scale.min()) > 0):
-            raise ValueError(
-                f"{self!r} has scales that are not positive and finite, or whose product is not.\nEach stands for one "
-                "step of an integer.\nScale inputs and weights down, or calibrate with other data."
-            )
-        if not 0 <= self.output_scale[0] < np.inf:
-            raise ValueError(
-                f"{self!r} has the output scale {self.output_scale[0]}.\nIt is positive and finite, or 0 for floats.\n"
-                "Make it with quantize.post_training."
-            )
+        sound = np.isfinite(scale).all() and min(self.weight_scale.min(), scale.min()) > 0
+        found, rule = (
+            "has scales that are not positive and finite, or whose product is not",
+            "Each stands for one step of an integer.",
+        )
+        advice = "Scale inputs and weights down, or calibrate with other data."
+        require(sound or self.input_scale[0] == 0, self, found, rule, advice)
+        found, rule = f"has the output scale {self.output_scale[0]}", "It is positive and finite, or 0 for floats."
+        require(0 <= self.output_scale[0] < np.inf, self, found, rule)
         if self.output_scale[0]:
             self._check_output()
         largest = float(np.abs(self.bias_q.astype(np.float64)).max())
-        if weight.min() < -limit or not largest <= (bias_room(self.in_features) if self.group is None else LARGEST):
-            raise ValueError(
-                f"{self!r} has weights down to {weight.min()} and biases up to {largest:.0f}.\nWeights are in "
-                f"[-{limit}, {limit}], and K * 255 * 127 + abs(bias) <= 2**31 - 1, or sums overflow.\n"
-                "Make it with quantize.post_training."
-            )
+        fits = largest <= (bias_room(self.in_features) if self.group is None else LARGEST)
+        found = f"has weights down to {weight.min()} and biases up to {largest:.0f}"
+        rule = f"Weights are in [-{limit}, {limit}], and K * 255 * 127 + abs(bias) <= 2**31 - 1, or sums overflow."
+        require(fits and weight.min() >= -limit, self, found, rule)
 
     def _check_output(self):
-        if self.activation not in (None, "relu"):
-            raise ValueError(
-                f"{self!r} was to give integers.\nOnly a linear layer and relu have an integer form.\n"
-                "Leave its output float, or use relu."
-            )
+        rule = "Only a linear layer and relu have an integer form."
+        require(
+            self.activation in (None, "relu"),
+            self,
+            "was to give integers",
+            rule,
+            "Leave its output float, or use relu.",
+        )
         multiplier = self.multiplier()
-        if not (np.isfinite(multiplier).all() and multiplier.min() > 0):
-            raise ValueError(
-                f"{self!r} has multipliers from {multiplier.min():.3g} to {multiplier.max():.3g}.\nThey take sums to the "
-                "steps of the output, and are positive and finite.\nCalibrate with typical data."
-            )
+        found = f"has multipliers from {multiplier.min():.3g} to {multiplier.max():.3g}"
+        rule = "They take sums to the steps of the output, and are positive and finite."
+        sound = np.isfinite(multiplier).all() and multiplier.min() > 0
+        require(sound, self, found, rule, "Calibrate with typical data.")
         if self.integer_only:
             fixed_point(multiplier)  # raises if one has no such form
 
@@ -217,11 +215,7 @@ class QuantizedDense(IntegerWeight):
     def infer(self, x):
         """(N, K), floats or a `QuantizedTensor`, to floats or a `QuantizedTensor` of shape (N, M)."""
         arguments = self._arguments or self._prepare()
-        if (
-            type(x) is QuantizedTensor
-            and x.scale == arguments.input_scale
-            and x.zero_point == arguments.input_zero_point
-        ):
+        if type(x) is QuantizedTensor and (x.scale, x.zero_point) == arguments.input:
             rows, source = x.q, None
         else:
             rows, source = x if type(x) is np.ndarray and x.dtype is _FLOAT32 else _as_floats(x), arguments.source
@@ -235,7 +229,7 @@ class QuantizedDense(IntegerWeight):
         else:
             out = self._grouped_or_integer_only(rows, source, arguments)
         if arguments.target is not None:
-            return QuantizedTensor(out, arguments.output_scale, arguments.output_zero_point, self)
+            return QuantizedTensor(out, *arguments.output, self)
         return out if self.activation is None else ops.ACTIVATIONS[self.activation](out)[0]
 
     def _grouped_or_integer_only(self, rows, source, arguments):
@@ -249,11 +243,9 @@ class QuantizedDense(IntegerWeight):
 
     def integer_sums(self, x):
         """The accumulators, ndarray of int32 (N, M), bias included, for float inputs (N, K); not with groups."""
-        if self.group is not None:
-            raise ValueError(
-                f"{self!r} was asked for its integer sums.\nIts groups have sums of their own, which are added as floats.\n"
-                "Multiply layer.integers() by the inputs of a group yourself."
-            )
+        rule = "Its groups have sums of their own, which are added as floats."
+        advice = "Multiply layer.integers() by the inputs of a group yourself."
+        require(self.group is None, self, "was asked for its integer sums", rule, advice)
         arguments = self._arguments or self._prepare()
         return int8_sums(quantize(_as_floats(x), *arguments.source, 0, 255), self.weight_q, arguments.init)
 
@@ -261,11 +253,9 @@ class QuantizedDense(IntegerWeight):
         return [] if self._arguments is None else self._arguments.arrays
 
     def _prepare(self):
-        if self.input_scale[0] == 0:
-            raise ValueError(
-                f"{self!r} was used before it was calibrated.\nA scale comes from data; there is no default.\n"
-                "Make it with quantize.post_training(model, calibration=train.x)."
-            )
+        rule = "A scale comes from data; there is no default."
+        advice = "Make it with quantize.post_training(model, calibration=train.x)."
+        require(self.input_scale[0] != 0, self, "was used before it was calibrated", rule, advice)
         self._arguments = KernelArguments(self)
         return self._arguments
 
@@ -299,33 +289,27 @@ class KernelArguments:
     """What the kernel needs of a layer, computed once. No Module and no array, so files and state_dict pass it over."""
 
     def __init__(self, layer):
-        self.input_scale, self.input_zero_point = float(layer.input_scale[0]), int(layer.input_zero_point[0])
-        self.output_scale, self.output_zero_point = float(layer.output_scale[0]), int(layer.output_zero_point[0])
-        self.source = np.float32(self.input_scale), self.input_zero_point
-        zero = self.output_zero_point
-        self.target = (zero, zero if layer.activation == "relu" else 0) if self.output_scale else None
-        weight = layer.weight_q
+        self.input = s_x, z_x = float(layer.input_scale[0]), int(layer.input_zero_point[0])
+        self.output = s_y, z_y = float(layer.output_scale[0]), int(layer.output_zero_point[0])
+        self.source = np.float32(s_x), z_x
+        self.target = (z_y, z_y if layer.activation == "relu" else 0) if s_y else None
         self.multiplier = self.shift = self.factor = None
-        if layer.group is not None:
-            self._for_groups(layer)
-        else:
-            self.init = weight.pad(layer.bias_q - self.input_zero_point * weight.sums)
+        weight = layer.weight_q
+        if layer.group is None:
+            self.init = weight.pad(layer.bias_q - z_x * weight.sums)
             scale = layer.multiplier() if self.target else layer.sum_scale()
             if layer.integer_only and self.target:
                 self.multiplier, self.shift = fixed_point(scale)
             self.scale = weight.pad(scale)
+        else:  # the zero point and the bias as one number for each output, in units of S_x
+            by_zero = z_x * layer.weight.sum(axis=0, dtype=np.float64)
+            self.init = weight.pad((layer.bias_q / np.float64(s_x) - by_zero).astype(np.float32))
+            fits = weight.columns == layer.out_features  # then the layer's own array does
+            self.scale = layer.weight_scale if fits else weight.pad(layer.weight_scale)
+            self.factor = np.float32(s_x) / np.float32(s_y if self.target else 1)
         self.simple = self.shift is None and self.factor is None
         derived = self.init, self.scale, self.multiplier, self.shift
         self.arrays = [a for a in derived if a is not None and a is not layer.weight_scale]
-
-    def _for_groups(self, layer):
-        """What `grouped_dense` needs: the zero point and the bias as one number for each output, in units of S_x."""
-        weight, s_x = layer.weight_q, np.float64(self.input_scale)
-        by_zero = self.input_zero_point * layer.weight.sum(axis=0, dtype=np.float64)
-        self.init = weight.pad((layer.bias_q / s_x - by_zero).astype(np.float32))
-        fits = weight.columns == layer.out_features  # then the layer's own array does
-        self.scale = layer.weight_scale if fits else weight.pad(layer.weight_scale)
-        self.factor = np.float32(self.input_scale) / np.float32(self.output_scale if self.target else 1)
 
 
 @register

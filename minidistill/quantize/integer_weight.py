@@ -109,11 +109,15 @@ class IntegerWeight(ForwardOnly):
 
 def check_weight_scale(layer):
     """Refuse a layer of which a weight's step is 0, negative or not finite."""
-    if not (np.isfinite(layer.weight_scale).all() and layer.weight_scale.min() > 0):
-        raise ValueError(
-            f"{layer!r} has weight scales that are not positive and finite.\nEach stands for one step of an integer.\n"
-            "Make it with quantize.post_training."
-        )
+    sound = np.isfinite(layer.weight_scale).all() and layer.weight_scale.min() > 0
+    rule = "Each stands for one step of an integer."
+    require(sound, layer, "has weight scales that are not positive and finite", rule)
+
+
+def require(holds, layer, found, rule, advice="Make it with quantize.post_training."):
+    """Raise ValueError for a layer unless something holds; the text says what was found, the rule and what to do."""
+    if not holds:
+        raise ValueError(f"{layer!r} {found}.\n{rule}\n{advice}")
 
 
 def _checked(q, shape, limit, rounding):

@@ -25,6 +25,7 @@ from ..ops.activation import dropout_factors
 from ..tensor import as_tensor, record
 from .affine import ACTIVATION_MAX, SMALLEST, activation_scale, bias_room, round_rows, warn_of_bias, weight_limit
 from .integer_layers import QuantizedDense, QuantizedReLU
+from .integer_weight import require
 from .observers import MovingAverage, moving_average
 from .simulated_quantization import Dropped, Grid, RoundedWeight, SimulatedTensor, round_activations, simulated_dense
 from .weight_only import QuantizedEmbedding, check_table_bits
@@ -147,11 +148,10 @@ class QATDense(Dense):
         ranges = [ends for ends in (self.input_range, self.output_range) if ends is not None]
         reaches = [p.data for p in (self.weight_reach, self.input_reach, self.output_reach) if p is not None]
         sound = all(-np.inf < low <= high < np.inf or (low, high) == (np.inf, -np.inf) for low, high in ranges)
-        if not sound or not all(((reach > 0) & (reach < np.inf)).all() for reach in reaches):
-            raise ValueError(
-                f"{self!r} has an invalid range or reach.\nA range ascends, between finite ends; a reach is "
-                "positive and finite.\nMake the layer with quantize.prepare_qat, and train it with finite losses."
-            )
+        sound = sound and all(((reach > 0) & (reach < np.inf)).all() for reach in reaches)
+        rule = "A range ascends, between finite ends; a reach is positive and finite."
+        advice = "Make the layer with quantize.prepare_qat, and train it with finite losses."
+        require(sound, self, "has an invalid range or reach", rule, advice)
 
     def output_grid(self, sums, sum_scale):
         """The `Grid` that these sums are rounded to; one that does not round in stage "observe"; None for a float output."""

@@ -84,10 +84,9 @@ def error_report(model, quantized, data, batch_size=256):
     ValueError
         If no Dense layer of the model is quantized in the other.
     """
-    check_module("error_report", model)
-    check_module("error_report", quantized)
-    twins = {path: twin for path, twin in quantized.named_modules() if path in replaceable(model)}
-    pairs = {path: twin for path, twin in twins.items() if type(twin) is not type(model.get(path))}
+    layers = replaceable(check_module("error_report", model))
+    twins = dict(check_module("error_report", quantized).named_modules())
+    pairs = {path: twins[path] for path in layers if path in twins and type(twins[path]) is not type(layers[path])}
     if not pairs:
         raise ValueError(
             "error_report found no Dense layer that is quantized in the other model.\nIt compares layers of the same path.\n"
@@ -95,16 +94,16 @@ def error_report(model, quantized, data, batch_size=256):
         )
     floats, integers = _record(model, pairs, data, batch_size), _record(quantized, pairs, data, batch_size)
     report = ErrorReport()
-    for path, (inputs, outputs) in floats.items():
-        if path not in integers or integers[path][1].shape != outputs.shape:
+    for path, (inputs, exact) in floats.items():
+        if path not in integers or integers[path][1].shape != exact.shape:
             continue  # the two models went different ways, at a branch of their own
-        outputs = _with_relu(model.get(path), pairs[path], outputs)
-        alone = pairs[path](inputs).numpy()
-        saturated = _saturated(pairs[path], inputs)
-        so_far = signal_to_noise(outputs, _with_relu(model.get(path), pairs[path], integers[path][1]))
-        report.append(
-            LayerError(path, signal_to_noise(outputs, alone), so_far, float(np.abs(alone - outputs).max()), saturated)
-        )
+        twin, so_far, alone = pairs[path], integers[path][1], pairs[path](inputs).numpy()
+        if (
+            twin.activation == "relu" != layers[path].activation
+        ):  # the relu was a layer of its own, and is done by the twin
+            exact, so_far = np.maximum(exact, 0), np.maximum(so_far, 0)
+        errors = signal_to_noise(exact, alone), signal_to_noise(exact, so_far), float(np.abs(alone - exact).max())
+        report.append(LayerError(path, *errors, _saturated(twin, inputs)))
     return report
 
 
@@ -149,11 +148,6 @@ def _record(model, paths, data, batch_size):
     with watch(note):
         predict(model, data, batch_size)
     return {path: tuple(np.concatenate(rows) for rows in pair) for path, pair in seen.items()}
-
-
-def _with_relu(layer, twin, outputs):
-    """Outputs of the float layer, with the relu that was a layer of its own and that the integer layer does itself."""
-    return np.maximum(outputs, 0) if twin.activation == "relu" != layer.activation else outputs
 
 
 def _saturated(layer, inputs):
