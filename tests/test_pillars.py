@@ -364,7 +364,7 @@ def z(rows=4, classes=3, seed=0):
     (lambda: distill.kd_loss(z(), z(), alpha=0.0, labels=[0, 1, 2, 0], temperature=0), "temperature = 0"),
     (lambda: distill.kd_loss(z(), z(), alpha=-0.1, labels=[0, 1, 2, 0]), "alpha = -0.1"),
     (lambda: distill.kd_loss(z(), np.full((4, 3), np.nan), alpha=1.0), "answers of the teacher that are NaN"),
-    (lambda: distill.kd_loss(z(), np.where(z() > 0, np.inf, z()), alpha=1.0), "answers of the teacher that are NaN or infinite"),
+    (lambda: distill.kd_loss(z(), np.where(z() > 0, np.inf, z()), alpha=1.0), "of the teacher that are NaN or infinite"),
     (lambda: distill.kd_loss(z(0), z(0), alpha=1.0), "at least one"),
     (lambda: distill.kd_loss(z(4, 1), z(4, 1), alpha=1.0), "single class"),
     (lambda: distill.kd_loss(z()[0], z()[0], alpha=1.0), r"shape \(3,\)"),
