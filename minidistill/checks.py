@@ -82,7 +82,7 @@ def choice(who, name, value, known, advice=None):
     if not any(type(value) is type(one) and value == one for one in known):
         named = {str(one).casefold(): one for one in known}
         nearest = difflib.get_close_matches(str(value).casefold(), named, 1, 0.5)
-        best = named[nearest[0]] if nearest else known[0]
+        best = named[nearest[0]] if nearest else next(iter(known), None)
         rule = f"It is one of {', '.join(map(repr, known[:_MANY]))}{', ...' if len(known) > _MANY else ''}."
         raise ValueError(_text(who, name, _short(value), rule, advice or f"Write {name}={best!r}."))
     return value

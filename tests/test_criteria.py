@@ -85,14 +85,14 @@ def test_counts_are_exact_by_layer_and_masks_only_grow(criterion, dtype):
 @every_criterion
 @pytest.mark.parametrize(("sparsity", "text"), [
     (-0.1, r"fraction of weights"), (1.5, r"fraction of weights"), (float("nan"), r"fraction of weights"),
-    ("half", r"fraction of weights"), (None, r"fraction of weights"), (1.0, r"Nothing would be left"), (1, r"Nothing would"),
-    ({"0": 0.5, "1": 1.0}, r"Nothing would be left"), ({"0": 0.5, "nope": 0.5}, r"layer 'nope'"), ({}, "no Dense layer"),
+    ("half", r"fraction of weights"), (None, r"fraction of weights"), (1.0, r"nothing would be left"), (1, r"nothing would"),
+    ({"0": 0.5, "1": 1.0}, r"nothing would be left"), ({"0": 0.5, "nope": 0.5}, r"layer 'nope'"), ({}, "no Dense layer"),
     ({"1": 0.4}, r"layer '1' to sparsity = 0\.4 .* 0\.5000 is masked already"),
 ])  # fmt: skip
 def test_mistakes_are_told_and_change_nothing(criterion, sparsity, text):
     model = prune.magnitude(network(), 0.5, layers="1")
     before = sequence(model)
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((TypeError, ValueError), match=text):
         criterion(model, sparsity)
     assert sequence(model) == before
     assert model.get("0").weight.constraints == []
@@ -108,7 +108,7 @@ def test_scopes_are_told_apart(criterion):
     assert [gone(each, path).sum() for path in PATHS] == [160, 80]
     criterion(units, 0.3, scope="output")
     assert all((gone(units, path).sum(axis=0) == count).all() for path, count in zip(PATHS, (6, 5)))
-    with pytest.raises(ValueError, match=r"scope='row'.*\n.*global, layer, output"):
+    with pytest.raises(ValueError, match=r"scope = 'row'.*\n.*'global', 'layer', 'output'"):
         criterion(units, 0.5, scope="row")
     with pytest.raises(
         ValueError,
@@ -245,7 +245,7 @@ def test_gradient_wants_targets_and_layers_that_the_loss_depends_on():
     before = sequence(model)
     with pytest.raises(ValueError, match="layers 'unused', which no gradient of the loss reached"):
         prune.gradient(model, 0.5, data)
-    with pytest.raises(ValueError, match=r"NaN or infinite, in the layers 'tower', 'head'"):
+    with pytest.raises(ValueError, match=r"scores of layer 'tower' with .* NaN or infinite"):
         prune.gradient(
             model, 0.5, data, loss=lambda y, t: losses.cross_entropy(y, t) * np.nan, layers=["tower", "head"]
         )

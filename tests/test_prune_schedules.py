@@ -339,7 +339,7 @@ def test_regrowth_finds_a_better_place_than_the_lot():
 # ---- refused ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("make", "text"), [
     (lambda: prune.OneShot(80), r"sparsity = 80.\n.*fraction of weights"),
-    (lambda: prune.OneShot(1.0), r"sparsity = 1.0.\nNothing would be left"),
+    (lambda: prune.OneShot(1.0), r"sparsity = 1.0.\n.*nothing would be left"),
     (lambda: prune.Gradual({"0": 0.5, "1": -1}, 0, 10), r"sparsity = -1"),
     (lambda: prune.Gradual(0.5, 0, 10, initial=0.6), r"initial = 0.6 and sparsity = 0.5.\n.*never takes away"),
     (lambda: prune.Iterative({"0": 0.5}, 2, initial=0.6), r"Iterative got initial = 0.6"),
@@ -368,7 +368,7 @@ def test_settings_out_of_range_are_told_at_once(make, text):
     (lambda: prune.Regrow(4), r"no sparse layer.\n.*\nPrune first"),
     (lambda: prune.Regrow(4, layers="1"), "no masked weight in '1'"),
     (lambda: prune.OneShot({"7": 0.5}, at=9), "the layer '7'"),
-    (lambda: prune.Gradual(0.5, 0, 9, criterion=partial(prune.magnitude, scope="row")), "scope='row'"),
+    (lambda: prune.Gradual(0.5, 0, 9, criterion=partial(prune.magnitude, scope="row")), "scope = 'row'"),
 ])  # fmt: skip
 def test_a_run_that_cannot_do_what_is_asked_is_refused_before_its_first_step(data, schedule, text):
     model = network()

@@ -183,10 +183,10 @@ def test_hidden_layers_are_those_behind_which_all_ways_lead_through_a_dense_laye
 
 
 @pytest.mark.parametrize(("call", "text"), [
-    (lambda m: prune.neurons(m, 1.0), "fraction = 1.0.*\nNothing would be left"),
-    (lambda m: prune.neurons(m, -0.2), r"fraction = -0\.2.*\n.*in \[0, 1\]"),
+    (lambda m: prune.neurons(m, 1.0), "fraction = 1.0.*\n.*nothing would be left"),
+    (lambda m: prune.neurons(m, -0.2), r"fraction = -0\.2.*\n.*in \[0, 1\)"),
     (lambda m: prune.neurons(m, 0.97), "every weight of layer '0'.*\nNothing would be left"),
-    (lambda m: prune.neurons(m, {"0": 0.5, "1": 1}), "Nothing would be left"),
+    (lambda m: prune.neurons(m, {"0": 0.5, "1": 1}), "nothing would be left"),
     (lambda m: prune.neurons(m, 0.5, by="size"), "by='size'.*\n.*norm, activation, redundancy"),
     (lambda m: prune.neurons(m, 0.5, by="activation"), "by='activation' and no data"),
     (lambda m: prune.neurons(m, 0.5, layers=["nope"]), "layer 'nope'"),
@@ -198,7 +198,7 @@ def test_hidden_layers_are_those_behind_which_all_ways_lead_through_a_dense_laye
     (lambda m: prune.blocks(m, 0.5, (4, 4)), r"layer '2', .*\n.*out_features = 10 has to be a multiple of 4"),
     (lambda m: prune.blocks(m, 0.5, 4), "shape = 4"),
     (lambda m: prune.blocks(m, 0.5, (0, 1)), r"shape = \(0, 1\)"),
-    (lambda m: prune.blocks(m, 1.0, (4, 1)), "Nothing would be left"),
+    (lambda m: prune.blocks(m, 1.0, (4, 1)), "nothing would be left"),
     (lambda m: prune.embedding_rows(m, 0.5), "no Embedding layer"),
     (lambda m: prune.embedding_columns(m, {"0": 0.5}), r"layer '0'.*\nThis prunes Embedding layers"),
 ])  # fmt: skip

@@ -19,8 +19,7 @@ take the last weight of a layer or of an output of the model. Read ``criteria.py
 from __future__ import annotations
 
 import math
-from collections.abc import KeysView
-from numbers import Real
+from collections.abc import Callable, KeysView
 
 import numpy as np
 
@@ -97,24 +96,23 @@ def prunable(model, layers=None, settings=None, kind=None, allow_empty=(), data=
     """
     check_module("pruning", model)
     if isinstance(settings, dict):
-        _check_named_once(layers)
+        if layers is not None:
+            raise ValueError(
+                f"pruning got a dict of settings and layers={layers!r}.\nThe dict's keys are the layers.\n"
+                "Leave layers out, or pass one number for all of them."
+            )
         layers = list(settings)
-    wanted = kind or (Dense, Embedding)
-    known = {path: module for path, module in model.named_modules() if isinstance(module, wanted)}
-    default = [path for path, module in known.items() if isinstance(module, kind or Dense)]
-    layers = [layers] if isinstance(layers, str) else default if layers is None else layers
-    check_paths("layers", layers)
-    allow_empty = check_paths("allow_empty", [allow_empty] if isinstance(allow_empty, str) else allow_empty)
-    name = "Embedding" if kind is Embedding else "Dense"
+    known = {path: m for path, m in model.named_modules() if isinstance(m, kind or (Dense, Embedding))}
+    if layers is None:
+        layers = [path for path, module in known.items() if isinstance(module, kind or Dense)]
     if not known:
         refuse_converted(model, "pruning", "prune it, then convert it again")
-    for path in [*layers, *allow_empty]:
-        if path not in known:
-            raise ValueError(
-                f"pruning was asked for the layer {path!r}.\nThis prunes {name} layers{'' if kind else ' and tables'}, "
-                f"named by their path.\nThis model has: {', '.join(map(repr, known)) or 'none'}."
-            )
+    layers, allow_empty = (
+        check_paths("layers", layers, known, kind),
+        check_paths("allow_empty", allow_empty, known, kind),
+    )
     if not layers:
+        name = (kind or Dense).__name__
         raise ValueError(
             f"pruning found no {name} layer, or none was named.\nIt masks their weights.\n"
             f"Pass a model with at least one nn.{name}, and name at least one if any."
@@ -125,30 +123,32 @@ def prunable(model, layers=None, settings=None, kind=None, allow_empty=(), data=
             f"pruning got settings for {', '.join(map(repr, layers))}, of which some share a weight.\nA weight has one "
             "mask.\nName one of the layers that share it."
         )
-    if not all(np.isfinite(layer.weight.data).all() for _, layer in chosen.values()):
-        raise ValueError(
-            "pruning met a weight that is NaN or infinite.\nWeights are compared by size.\n"
-            "Train the model again; md.fit stops where a loss is no longer finite."
-        )
+    for path, layer in chosen.values():
+        advice = "Train the model again; md.fit stops where a loss is no longer finite."
+        checks.finite("pruning", f"layer {path!r}", layer.weight.data, advice)
     found = Layers(reversed(chosen.values()))
     found.model, found.allow_empty, found.example = model, allow_empty, getattr(data, "inputs", data)
     return found
 
 
-def check_paths(name, paths):
-    """The paths of layers that an argument of pruning names, if they are a list or the like."""
-    advice = f'Write {name}=["0", "2"], or leave it out.'
-    kinds = list, tuple, set, dict, KeysView
-    return checks.instance("pruning", name, paths, kinds, "a list of paths of layers", advice)
+def check_paths(name, paths, known, kind=None):
+    """The paths of layers that an argument names, as a list; a single one may come as a str. ``known`` are the model's."""
+    paths, advice = [paths] if isinstance(paths, str) else paths, f'Write {name}=["0", "2"], or leave it out.'
+    checks.instance("pruning", name, paths, (list, tuple, set, dict, KeysView), "a list of paths of layers", advice)
+    kinds = kind.__name__ if kind else "Dense and Embedding"
+    for path in paths:
+        if path not in known:
+            raise ValueError(
+                f"pruning was asked for the layer {path!r}.\nThis prunes {kinds} layers, named by their path.\n"
+                f"This model has: {', '.join(map(repr, known)) or 'none'}."
+            )
+    return list(paths)
 
 
 def check_criterion(who, criterion):
     """A function that prunes."""
-    if not callable(criterion):
-        raise TypeError(
-            f"{who} got criterion = {criterion!r}.\nIt is a function, criterion(model, {{path: sparsity}}), that prunes in "
-            "place.\nWrite criterion=prune.magnitude."
-        )
+    meaning = "a function, criterion(model, {path: sparsity}), that prunes in place"
+    checks.instance(who, "criterion", criterion, Callable, meaning, "Write criterion=prune.magnitude.")
 
 
 def mask_lowest(layers, scores, sparsity, scope="global", scopes=SCOPES):
@@ -177,29 +177,27 @@ def mask_lowest(layers, scores, sparsity, scope="global", scopes=SCOPES):
         As `keep_highest` and `set_masks`. Nothing is changed then.
     """
     before = {path: kept_of(layer.weight) for path, layer in layers.items()}
-    units = {
-        path: np.ones([n // part for n, part in zip(before[path].shape, s.shape)], bool) for path, s in scores.items()
-    }
-    gone = {path: ~_any_of(before[path], unit.shape) for path, unit in units.items()}
+    blocks = {p: [n // count for n, count in zip(before[p].shape, score.shape)] for p, score in scores.items()}
+    gone = {path: ~in_blocks(before[path], block).any(axis=(1, 3)) for path, block in blocks.items()}
 
     def chosen(scope):
         kept = keep_highest(scores, gone, sparsity, scope)
-        return kept, {path: before[path] & np.kron(kept[path], unit) for path, unit in units.items()}
+        return kept, {p: before[p] & np.kron(kept[p], np.ones(block, bool)) for p, block in blocks.items()}
 
     kept, masks = chosen(scope)
     by_count = scope != "global" or isinstance(sparsity, dict) or len(masks) == 1
-    others = {f'scope="{s}"': lambda s=s: chosen(s)[1] for s in SCOPES[SCOPES.index(scope) + 1 :] if s in scopes}
-    set_masks(layers, masks, by_count, others)
+    finer = [s for s in SCOPES[SCOPES.index(scope) + 1 :] if s in scopes]
+    set_masks(layers, masks, by_count, {f'scope="{s}"': lambda s=s: chosen(s)[1] for s in finer})
     return kept
 
 
-def _any_of(kept, unit):
-    """Which blocks of this shape hold a True."""
-    grid = np.ravel([(n // part, part) for n, part in zip(kept.shape, unit)])
-    return kept.reshape(grid).any(axis=(1, 3))
+def in_blocks(weight, block):
+    """A weight (K, M) cut into blocks of shape (k, m): a view of shape (K / k, k, M / m, m)."""
+    (rows, k), (columns, m) = ((n // part, part) for n, part in zip(weight.shape, block))
+    return weight.reshape(rows, k, columns, m)
 
 
-def set_masks(layers, masks, by_count=False, others=None, advice="Ask for less"):
+def set_masks(layers, masks, by_count=False, alternatives=None, advice="Ask for less"):
     """Give weights these masks in place of those they had, or refuse all: every criterion and schedule ends here.
 
     Parameters
@@ -210,10 +208,10 @@ def set_masks(layers, masks, by_count=False, others=None, advice="Ask for less")
         By the same paths.
     by_count : bool
         Whether a layer that loses everything does so whatever its weights are.
-    others : dict of str to callable, optional
-        {what to write: masks that come of it}, in place of this; the first that would do is recommended.
+    alternatives : dict of str to callable, optional
+        {what the user could write: a function that returns the masks of that}; the first that would do is recommended.
     advice : str
-        What to do else.
+        What to recommend if none would do.
 
     Raises
     ------
@@ -222,44 +220,39 @@ def set_masks(layers, masks, by_count=False, others=None, advice="Ask for less")
         Its answers would not depend on the inputs any more. Nothing is changed then.
     """
     layers = layers if isinstance(layers, Layers) else Layers(layers)
-    whole, outputs = _emptied(layers, masks)
-    if whole or outputs:
-        what = [f"every weight of layer {path!r}" for path in whole]
-        what += [f"all that leads to {_told(columns)} of the last layer, {path!r}" for path, columns in outputs.items()]
-        cure = next((text for text, other in (others or {}).items() if _would_do(layers, other)), None)
+    emptied = _emptied(layers, masks)
+    if emptied:
+        possible = (text for text, other in (alternatives or {}).items() if _would_do(layers, other))
+        cure = next((f"Write {text}, or ask for less" for text in possible), advice)
         error = Emptied(
-            f"pruning would mask {'; '.join(what)}.\nNothing would be left there: the answers no longer depend on the "
-            f"inputs.\n{f'Write {cure}, or ask for less' if cure else advice}; where it is meant, write "
-            f"allow_empty={[*layers.allow_empty, *whole, *outputs]}."
+            f"pruning would mask {'; '.join(emptied.values())}.\nNothing would be left there: the answers no longer depend "
+            f"on the inputs.\n{cure}; where it is meant, write allow_empty={[*layers.allow_empty, *emptied]}."
         )
-        error.certain = by_count and bool(whole)
+        error.certain = by_count and not all(masks[path].any() for path in emptied)
         raise error
     for path, mask in masks.items():
         set_mask(layers[path].weight, mask)
 
 
 def _emptied(layers, masks):
-    """([paths of layers], {path: [outputs]}) that these masks would take the last weight of, and that are not allowed to."""
+    """{path: what these masks would take the last weight of, in words}, for layers in which that is not allowed."""
     allowed = {id(layers.model.get(path).weight) for path in layers.allow_empty}
     weights = {path: layers[path].weight for path in masks if id(layers[path].weight) not in allowed}
     lost = {path: kept_of(weight).any(axis=0) & ~masks[path].any(axis=0) for path, weight in weights.items()}
-    lost = {path: columns for path, columns in lost.items() if columns.any()}
-    whole = [path for path in lost if not masks[path].any()]
-    last = layers.last() if len(lost) > len(whole) else ()
-    outputs = {path: np.flatnonzero(lost[path]).tolist() for path in lost if id(weights[path]) in last}
-    return whole, {path: columns for path, columns in outputs.items() if path not in whole}
+    lost = {path: np.flatnonzero(columns).tolist() for path, columns in lost.items() if columns.any()}
+    emptied = {path: f"every weight of layer {path!r}" for path in lost if not masks[path].any()}
+    last = layers.last() if len(lost) > len(emptied) else ()
+    for path, outputs in lost.items():
+        if path not in emptied and id(weights[path]) in last:
+            shown = ", ".join(map(str, outputs[:3])) + ", ..." * (len(outputs) > 3)
+            shown = f"output {shown}" if len(outputs) == 1 else f"{len(outputs)} outputs ({shown})"
+            emptied[path] = f"all that leads to {shown} of the last layer, {path!r}"
+    return emptied
 
 
-def _told(outputs):
-    """Such as "output 3", or "7 outputs (0, 1, 2, ...)"."""
-    if len(outputs) == 1:
-        return f"output {outputs[0]}"
-    return f"{len(outputs)} outputs ({', '.join(map(str, outputs[:3]))}{', ...' * (len(outputs) > 3)})"
-
-
-def _would_do(layers, other):
+def _would_do(layers, alternative):
     try:
-        return not any(_emptied(layers, other()))
+        return not _emptied(layers, alternative())
     except AlreadyMasked:
         return False
 
@@ -288,15 +281,13 @@ def keep_highest(scores, masked, sparsity, scope="global"):
         If a sparsity or the scope is out of range, a score is no finite number, or more is masked already.
     """
     check_sparsity(sparsity)
-    if scope not in SCOPES:
-        raise ValueError(
-            f"pruning got scope={scope!r}.\nThe scopes are: {', '.join(SCOPES)}.\n"
-            "It says within what weights are compared: the whole model, a layer, or the inputs of one output."
-        )
+    checks.choice("pruning", "scope", scope, SCOPES)
     if scope == "global" and isinstance(sparsity, dict):
         scope = "layer"
+    for path, score in scores.items():
+        advice = "Look at the data and the loss: both must be finite for this model."
+        checks.finite("pruning", f"scores of layer {path!r}", score[~masked[path]], advice)
     ranked = {path: np.where(masked[path], -np.inf, score) for path, score in scores.items()}
-    _check_scores(scores, masked)
     if scope == "output":
         columns = [(path, j) for path, part in masked.items() for j in range(part.shape[1])]
         groups = {f"{path}, output {j}": (masked[path][:, j], share_of(sparsity, path)) for path, j in columns}
@@ -315,7 +306,7 @@ def keep_highest(scores, masked, sparsity, scope="global"):
 
 
 def exact_counts(groups):
-    """{name: round(share * n)} of {name: (masked, share)}; what is masked already is a part of it, and may not be more."""
+    """{name: how many weights will be masked in all} of {name: (masked, share)}. Raises if more are masked already."""
     counts = {name: round(share * masked.size) for name, (masked, share) in groups.items()}
     over = {name: masked.mean() for name, (masked, _) in groups.items() if masked.sum() > counts[name]}
     if over:
@@ -341,7 +332,7 @@ def lowest(scores, count):
 
 
 def keep_along(ranked, count, axis):
-    """Where all but the ``count`` lowest entries along an axis stand, for each line of that axis for itself."""
+    """Boolean mask, False at the ``count`` lowest entries of each line along an axis."""
     order = np.argsort(ranked, axis=axis, kind="stable")
     kept = np.ones(ranked.shape, bool)
     np.put_along_axis(kept, np.take(order, range(count), axis=axis), False, axis=axis)
@@ -369,32 +360,7 @@ def share_of(setting, path):
 
 
 def check_sparsity(sparsity, what="sparsity"):
-    """Refuse what is no fraction (or dict of fractions), and 1, at which nothing would be left."""
+    """A fraction below 1, or a dict of such."""
     for value in sparsity.values() if isinstance(sparsity, dict) else [sparsity]:
-        if not isinstance(value, Real) or not 0 <= value <= 1:
-            raise ValueError(
-                f"pruning got {what} = {value!r}.\nIt is the fraction of weights to be masked, in [0, 1].\n"
-                f"For eighty percent, write {what}=0.8."
-            )
-        if value == 1:
-            raise ValueError(
-                f"pruning got {what} = {value!r}.\nNothing would be left: the answers no longer depend on the inputs.\n"
-                f"Leave some weights, as {what}=0.99 does, or take the layer out of the model."
-            )
-
-
-def _check_named_once(layers):
-    if layers is not None:
-        raise ValueError(
-            f"pruning got a dict of settings and layers={layers!r}.\nThe dict's keys are the layers.\n"
-            "Leave layers out, or pass one number for all of them."
-        )
-
-
-def _check_scores(scores, masked):
-    wrong = [path for path, score in scores.items() if not np.isfinite(score[~masked[path]]).all()]
-    if wrong:
-        raise ValueError(
-            f"pruning got scores that are NaN or infinite, in the layers {', '.join(map(repr, wrong))}.\n"
-            "Weights are compared by their scores.\nLook at the data and the loss: both must be finite for this model."
-        )
+        meaning = "the fraction of weights to be masked (at 1 nothing would be left)"
+        checks.number("pruning", what, value, "[0, 1)", meaning, 0.8)

@@ -29,7 +29,7 @@ import numpy as np
 from .. import checks
 from ..nn import Dense, Embedding
 from .criteria import magnitude
-from .masks import AlreadyMasked, Emptied, check_sparsity, kept_of, lowest, prunable, set_masks
+from .masks import AlreadyMasked, Emptied, check_criterion, check_sparsity, kept_of, lowest, prunable, set_masks
 
 
 class Schedule:
@@ -58,16 +58,8 @@ class Schedule:
 
     def __init__(self, sparsity, criterion=magnitude, initial=0.0):
         check_sparsity(sparsity)
-        check_sparsity(initial, "initial")
-        if isinstance(initial, dict):
-            raise TypeError(
-                f"{type(self).__name__} got initial = {initial!r}.\nIt is one fraction for all layers.\nWrite initial=0.5."
-            )
-        if not callable(criterion):
-            raise TypeError(
-                f"{type(self).__name__} got criterion = {criterion!r}.\nA criterion is a function of (model, sparsity) that "
-                "prunes in place.\nPass the function itself: criterion=prune.magnitude."
-            )
+        checks.number(type(self).__name__, "initial", initial, "[0, 1)", "the fraction to start from", 0.5)
+        check_criterion(type(self).__name__, criterion)
         self._least = min(sparsity.values(), default=0) if isinstance(sparsity, dict) else sparsity
         if initial > self._least:
             raise ValueError(

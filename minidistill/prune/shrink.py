@@ -61,7 +61,7 @@ def shrink(model, example=None, optimizer=None, layers=None):
     followed = {path: m for path, m in model.named_modules() if isinstance(m, (Dense, Embedding))}
     if not followed or any(map(is_for_training, followed.values())):
         refuse_converted(model, "shrink", "prune.shrink(model), then convert it or prepare it again")
-    chosen = _chosen(followed, layers)
+    chosen = followed.keys() if layers is None else set(check_paths("layers", layers, followed))
     cuts = {}
     if any(isinstance(c, Mask) for layer in followed.values() for c in layer.weight.constraints):
         inputs = _in_float64(example_inputs(model, example, ROWS), drawn=example is None)
@@ -135,20 +135,6 @@ def _add_constant(bias, constant):
 
 
 # ---- running ---------------------------------------------------------------------------------------------------------
-def _chosen(followed, layers):
-    """The paths of the layers that may lose units."""
-    if layers is None:
-        return set(followed)
-    layers = [layers] if isinstance(layers, str) else check_paths("layers", layers)
-    for path in layers:
-        if path not in followed:
-            raise ValueError(
-                f"shrink was asked for the layer {path!r}.\nOnly Dense and Embedding layers lose units, and are named by "
-                f"their path.\nThis model has: {', '.join(map(repr, followed)) or 'none'}."
-            )
-    return set(layers)
-
-
 def _in_float64(inputs, drawn):
     """The inputs with their floats in float64; drawn at random instead, since of zeros most models compute the same."""
     rng, arrays = np.random.default_rng(0), [np.asarray(x) for x in inputs]
