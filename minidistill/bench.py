@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import losses, nn, optim
+from .explain import Table
 from .timing import compare, show
 from .training import predict
 
@@ -38,7 +39,7 @@ def training_step(model, x, y, loss=losses.cross_entropy):
 def bench(seconds=0.3):
     """Time everything and return the table as text; ``seconds`` are spent on each number."""
     rng = np.random.default_rng(0)
-    lines = [f"{'model':<18} {'training step, 32':>20}" + "".join(f" {f'predict {b}':>20}" for b in BATCHES)]
+    rows = [["model", "training step, 32", *(f"predict {batch}" for batch in BATCHES)]]
     for widths in MODELS:
         model = mlp(widths)
         x, y = rng.random((32, widths[0]), dtype=np.float32), rng.integers(0, widths[-1], 32)
@@ -47,6 +48,5 @@ def bench(seconds=0.3):
             x = rng.random((batch, widths[0]), dtype=np.float32)
             sides[batch] = lambda x=x, model=model: predict(model, x)
         times = compare(sides, seconds=seconds / 3, settle=seconds / 6)
-        cells = [show(t) for t in times.values()]
-        lines.append(f"{'-'.join(map(str, widths)):<18}" + "".join(f" {cell:>20}" for cell in cells))
-    return "\n".join([*lines, "median ± half the distance between the quartiles"])
+        rows.append(["-".join(map(str, widths)), *map(show, times.values())])
+    return Table.of(rows, notes=["median ± half the distance between the quartiles"])

@@ -107,10 +107,8 @@ class Chosen(Module):
             rows = {row["way"]: row for row in whole if row["batch"] == batch}
             marked = (f"{'*' * rows[w]['picked']}{1e6 * rows[w]['seconds']:.1f}" if w in rows else "-" for w in ways)
             cells.append([str(batch), *marked])
-        widths = [max(map(len, column)) for column in zip(*cells)]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in cells]
         note = f"microseconds, median; * runs. Measured on {self.measured_on.get('processor', 'an unknown processor')}"
-        return Table("\n".join([lines[0], "-" * len(lines[0]), *lines[1:], note]))
+        return Table.of([cells[0], None, *cells[1:]], left=(), notes=[note])
 
     def config(self):
         return {name: getattr(self, name) for name in ("batch_sizes", "picks", "measured", "measured_on")}

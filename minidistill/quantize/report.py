@@ -51,13 +51,11 @@ class ErrorReport(list):
         return min(self, key=lambda error: error.alone_db)
 
     def __str__(self):
-        lines = [f"{'layer':<16} {'alone':>9} {'so far':>9} {'max error':>11} {'saturated':>10}"]
-        lines += [
-            f"{e.path:<16} {e.alone_db:>6.1f} dB {e.so_far_db:>6.1f} dB {e.max_error:>11.3g} {e.saturated:>10.2%}"
-            + ("   <- worst" if e is self.worst and len(self) > 1 else "")
-            for e in self
-        ]
-        return str(Table("\n".join(lines)))
+        rows = [["layer", "alone", "so far", "max error", "saturated", ""]]
+        for e in self:
+            numbers = f"{e.alone_db:.1f} dB", f"{e.so_far_db:.1f} dB", f"{e.max_error:.3g}", f"{e.saturated:.2%}"
+            rows.append([e.path, *numbers, "<- worst" if e is self.worst and len(self) > 1 else ""])
+        return str(Table.of(rows, left=(0, 5)))
 
     __repr__ = __str__
 
