@@ -64,6 +64,7 @@ def dense(x, weight, bias=None, activation=None):
     shape, shape_b, w = x._data.shape, inputs[-1]._data.shape, weight._data  # (..., K), (M,), (K, M)
     try:
         b = None if bias is None else inputs[2]._data.reshape(shape_b[-1:])  # (M,), or what broadcasts to it
+        _, _ = w.shape  # a matrix: NumPy would take a vector for one
         a = x._data if len(shape) == 2 else as_rows(x._data)  # (N, K)
         y, pullback = dense_forward(a, w, b, activation)  # (N, M)
     except (ValueError, IndexError) as error:
