@@ -6,8 +6,8 @@ becomes nested dicts and lists; arrays are stored as arrays, the rest as JSON, w
 one, or without split and settings, is from an older version, and loads.
 
 A run goes on with the settings that it was started with: data and validation data (by a hash), loss, metrics, objectives,
-augmentation (functions and objects by their names and plain attributes), batch size, precision, the kinds of optimizer and
-callbacks, and the teacher's weights. The learning rate may be another.
+augmentation (functions and objects by their names and plain attributes), batch size, precision, the kinds of optimizer and of
+callbacks that remember something (in any order), and the teacher's weights. The learning rate may be another.
 
 Loading changes everything or nothing: the state is loaded into a copy of the run first. Read ``files.py`` before this file.
 """
@@ -95,6 +95,11 @@ def read_checkpoint(path):
     return state
 
 
+def kinds(callbacks):
+    """The kind of each callback, or "stateless" if it remembers nothing: of those, a resumed run may have more or fewer."""
+    return [type(c).__name__ if hasattr(c, "load_state_dict") else "stateless" for c in callbacks]
+
+
 def described(value):
     """A function or an object by its name and plain settings, the same in each process."""
     if isinstance(value, _PLAIN):
@@ -133,11 +138,16 @@ def _check_settings(path, state, run):
     epochs, arithmetic = state["epoch"], state.get("arithmetic", FLOAT32_STATE)
     if not run.arithmetic.is_state(arithmetic):
         raise bad_file(path, "Its precision and loss scale are damaged.", "Start the run anew.")
-    now = run.started_with()
+    now, started_with = run.started_with(), dict(state.get("settings", {}))
+    if "callbacks" in started_with:
+        started_with["callbacks"] = sorted(kind for kind, _ in _remembered(state, run))
+        now = now | {"callbacks": sorted(kind for kind in kinds(run.callbacks) if kind != "stateless")}
+    else:
+        started_with["number of callbacks"] = len(state["callbacks"])
+        now = now | {"number of callbacks": len(run.callbacks)}
     steps = f"steps in {epochs} epochs (by batch_size)"  # schedules count them
-    saved_and_now = {name: (saved, now.get(name)) for name, saved in state.get("settings", {}).items()} | {
+    saved_and_now = {name: (saved, now.get(name)) for name, saved in started_with.items()} | {
         "training samples": (state["samples"], run.samples),
-        "number of callbacks": (len(state["callbacks"]), len(run.callbacks)),
         "precision": (arithmetic["format"], run.arithmetic.format),
         "dtypes": (_dtypes(state["model"]), _dtypes(run.model._arrays())),
         steps: (state["step"], epochs * run.steps_per_epoch),
@@ -157,12 +167,21 @@ def _check_settings(path, state, run):
         )
 
 
+def _remembered(state, run):
+    """[(kind of callback, what it remembers)] in a file; older ones name no kinds, and go by places."""
+    saved_kinds = state.get("settings", {}).get("callbacks", kinds(run.callbacks))
+    pairs = zip(saved_kinds, state["callbacks"], strict=True)
+    return [(kind, saved) for kind, saved in pairs if kind != "stateless"]
+
+
 def _load(run, state):
     """Bring a run, or its copy, to a state."""
     generators = {name: _generator(state["generators"][name]) for name in run.generators}
-    for callback, saved in zip(run.callbacks, state["callbacks"]):
-        if hasattr(callback, "load_state_dict"):
-            callback.load_state_dict(saved)
+    remembered = _remembered(state, run)
+    for callback, kind in zip(run.callbacks, kinds(run.callbacks)):
+        if kind != "stateless":  # the first that is left of its kind
+            place = next(i for i, (saved_kind, _) in enumerate(remembered) if saved_kind == kind)
+            callback.load_state_dict(remembered.pop(place)[1])
     for parameter in run.model.parameters():
         parameter.constraints[:] = [c for c in parameter.constraints if not isinstance(c, Mask)]
     run.model.load_state_dict(state["model"] | {MASK + name: kept for name, kept in state["masks"].items()})

@@ -26,7 +26,7 @@ from ..optim import Adam
 from ..optim.parameters import check_finite
 from .arithmetic import arithmetic_of
 from .callbacks import as_callbacks
-from .checkpoint import described, load_checkpoint
+from .checkpoint import described, kinds, load_checkpoint
 from .finite import check_validation, check_weights, infinite_loss, not_taken
 from .guards import check_augmentation, check_optimizer, check_ownership, check_targets, warn_of_ended_schedules
 from .history import History
@@ -271,10 +271,9 @@ def run(
 
     @functools.cache  # at the first checkpoint, once: it may take a while
     def all_started_with():
-        names = [type(c).__name__ if hasattr(c, "load_state_dict") else "stateless" for c in settings.callbacks]
         batch_size, kind = min(int(settings.batch_size), samples), type(optimizer).__name__
         own = {"batch_size": batch_size, "optimizer": kind, "augment": described(settings.augment)}
-        return {**split.started_with(), **started_with(), **own, "callbacks": names}
+        return {**split.started_with(), **started_with(), **own, "callbacks": kinds(settings.callbacks)}
 
     state = Run(
         model, optimizer, settings.callbacks, settings.epochs, math.ceil(samples / settings.batch_size), samples, streams,
