@@ -18,6 +18,7 @@ from ..optim import AdamW
 from ..training import evaluate, fit, predict, run
 from ..training.guards import check_augmentation, check_optimizer
 from ..training.loop import Settings, batch_inputs
+from ..training.returned import one_output
 from ..training.split import split_validation
 from .kd import trusted_kd_loss
 from .objective import check_number
@@ -146,7 +147,7 @@ def mutual(peers, data, temperature=1.0, weight=1.0, optimizer=None, epochs=60, 
     split = split_validation(data, validation, rng, resume, streams=1)
 
     def batch_loss(batch):
-        outputs = [peer(*batch_inputs(batch)) for peer in peers]
+        outputs = [one_output("mutual", peer, peer(*batch_inputs(batch))) for peer in peers]
         total = 0.0
         for mine in outputs:
             total = total + losses.cross_entropy(mine, batch.y)

@@ -28,6 +28,7 @@ from ..nn import Dense, mode
 from ..tensor import gradients, recording
 from ..training.inference import watch_inputs
 from ..training.loop import batch_inputs
+from ..training.returned import one_number, one_output
 from ..training.task import default_loss
 from .masks import kept_of, mask_lowest, prunable, set_masks, share_of
 
@@ -243,7 +244,8 @@ def _mean_gradients(model, layers, data, loss, batch_size):
     paths, sums = {id(layer.weight): path for path, layer in layers.items()}, {}
     for batch in data.batches(batch_size):
         with mode(training=False), recording(True):
-            value = loss(model(*batch_inputs(batch)), batch.y)
+            output = one_output("prune.gradient", model, model(*batch_inputs(batch)))
+            value = one_number("prune.gradient", loss(output, batch.y))
         for leaf, found in gradients(value, None):
             path = paths.get(id(leaf))
             if path is not None:

@@ -1,0 +1,53 @@
+"""What a second reader of issue 15 met: refusals without a way out, and raw errors beside those that were mended."""
+
+import functools
+
+import numpy as np
+import pytest
+
+import minidistill as md
+from minidistill import datasets, distill, losses, nn, ops, prune
+from minidistill.datasets import Dataset
+
+X = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+Y = np.arange(60) % 4
+QUIET = {"epochs": 1, "progress": False, "rng": 0}
+
+
+def net(outputs=4, seed=0):
+    return nn.Sequential(nn.Dense(5, 8, activation="relu"), nn.Dense(8, outputs), rng=seed)
+
+
+class Returns(nn.Module):
+    """A model of a user's that returns ``made(logits)``."""
+
+    def __init__(self, made):
+        self.layer, self.made = nn.Dense(5, 4, rng=0), made
+
+    def forward(self, x):
+        return self.made(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("loss", "text"),
+    [
+        (lambda p, y: 1.0, "the loss is a float.\n"),
+        (lambda p, y: None, "the loss is None.\n"),
+        (lambda p, y: (p - 1) ** 2, "Tensor of shape (60, 4)"),
+        (lambda p, y: (losses.cross_entropy(p, y), 0), "a tuple of 2"),
+    ],
+)
+def test_a_gradient_for_pruning_looks_at_what_the_loss_returns(loss, text):
+    model = net()
+    with pytest.raises(TypeError) as caught:
+        prune.gradient(model, 0.5, Dataset(X, Y), loss=loss)
+    assert "prune.gradient found" in str(caught.value) and text in str(caught.value)
+    assert prune.sparsity(model).sparsity == 0
+
+
+@pytest.mark.parametrize("made", [lambda out: None, lambda out: (out, out), lambda out: out.numpy()])
+def test_models_that_return_no_tensor_are_told_by_pruning_and_peers(made):
+    with pytest.raises(TypeError, match=r"prune\.gradient found that the forward of Returns returns"):
+        prune.gradient(Returns(made), 0.5, Dataset(X, Y))
+    with pytest.raises(TypeError, match="found that the forward of Returns returns"):
+        distill.mutual([Returns(made), net()], Dataset(X, Y), **QUIET)
