@@ -188,6 +188,9 @@ def _checked(loss, prediction, target):
     return prediction, target
 
 
+_IDS = "y.astype(np.int64).ravel()", "y.astype(np.int64)"  # of a column, of a vector
+
+
 def check_logits(loss, logits):
     """The logits as a Tensor (N, C), if they are that; ``loss`` is the name in the error."""
     logits = as_tensor(logits)
@@ -257,12 +260,14 @@ def _check_rows(loss, logits, target):
     """Rows of probabilities in the dtype of the logits, each divided by its sum."""
     n, classes = logits.shape
     if target.shape != (n, classes) or target.dtype.kind != "f":
-        ids = loss == "cross_entropy" and target.shape == (n,)
+        cure = "Give one row for each row of logits."
+        if loss == "cross_entropy" and target.size == n:
+            cure = f"Make the ids whole numbers: {_IDS[target.ndim == 1]}."
         raise ValueError(
             f"{loss} got {target.dtype} targets of shape {target.shape} for logits of shape {logits.shape}.\n"
             f"Targets are {'integer class ids of shape (N,), or ' if loss == 'cross_entropy' else ''}floating rows of "
             f"probabilities of shape ({n}, {classes}).\n"
-            f"{'Make the ids whole numbers: y.astype(np.int64).' if ids else 'Give one row for each row of logits.'}"
+            f"{cure}"
         )
     target = target.astype(logits.dtype, copy=False)
     sums = target.sum(axis=1, keepdims=True)
@@ -284,8 +289,9 @@ def _check_same_shape(loss, prediction, target):
         )
     if target.shape != prediction.shape:
         cure = "Give one target for each number that the model returns."
-        if target.shape == prediction.shape[:1] and target.size and np.array_equal(target, np.rint(target)):
-            cure = "If these are class ids, make them whole numbers: y.astype(np.int64)."
+        one_a_row = target.size and target.shape in (prediction.shape[:1], (*prediction.shape[:1], 1))
+        if one_a_row and np.array_equal(target, np.rint(target)):
+            cure = f"If these are class ids, make them whole numbers: {_IDS[target.ndim == 1]}."
         if target.size == prediction.size:
             cure = f"Reshape the target, y.reshape({str(prediction.shape)[1:-1].rstrip(',')}), or the prediction."
         raise ValueError(

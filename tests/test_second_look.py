@@ -51,3 +51,25 @@ def test_models_that_return_no_tensor_are_told_by_pruning_and_peers(made):
         prune.gradient(Returns(made), 0.5, Dataset(X, Y))
     with pytest.raises(TypeError, match="found that the forward of Returns returns"):
         distill.mutual([Returns(made), net()], Dataset(X, Y), **QUIET)
+
+
+@pytest.mark.parametrize("loss", [losses.mse, losses.cross_entropy])
+@pytest.mark.parametrize("column", [False, True])
+def test_class_ids_as_floats_are_cured_as_they_stand(loss, column):
+    """Of a column too: the cure in the text makes a program that trains."""
+    floats = Y.astype(float).reshape((-1, 1) if column else -1)
+    cure = "y.astype(np.int64).ravel()" if column else "y.astype(np.int64)"
+    with pytest.raises(ValueError) as caught:
+        md.fit(net(), Dataset(X, floats), loss=loss, **QUIET)
+    assert str(caught.value).endswith(f"make them whole numbers: {cure}." if loss is losses.mse else f": {cure}.")
+    cured = eval(cure, {"y": floats, "np": np})
+    assert md.fit(net(), Dataset(X, cured), **QUIET).task == "classes"
+
+
+def test_class_names_of_a_table_are_numbered():
+    names = np.array(["ant", "bee", "cow", "dog"], object)[Y]  # as pandas gives them
+    with pytest.raises(TypeError, match=r"names, y = np\.unique\(y, return_inverse=True\)"):
+        Dataset(X, names)
+    assert np.array_equal(np.unique(names, return_inverse=True)[1], Y)
+    with pytest.raises(TypeError, match=r"np\.asarray\(y, dtype=np\.float32\)"):
+        Dataset(X, Y.astype(object))

@@ -253,7 +253,8 @@ def _checked_array(name, values, dtype):
     array = checks.array("Dataset()", name, values)
     if array.dtype.kind not in "biuf":
         cure = f"Convert it first, for example np.asarray({name}, dtype=np.float32)."
-        if name == "y" and array.dtype.kind in "UST":
+        texts = array.dtype.kind in "UST" or (array.dtype == object and all(isinstance(v, str) for v in array.flat))
+        if name == "y" and texts:
             cure = "Number the classes: names, y = np.unique(y, return_inverse=True)."
         raise TypeError(f"Dataset() got {name} of dtype {array.dtype}.\nData sets hold real numbers.\n{cure}")
     if array.ndim == 0:
