@@ -73,3 +73,34 @@ def test_class_names_of_a_table_are_numbered():
     assert np.array_equal(np.unique(names, return_inverse=True)[1], Y)
     with pytest.raises(TypeError, match=r"np\.asarray\(y, dtype=np\.float32\)"):
         Dataset(X, Y.astype(object))
+
+
+@pytest.mark.parametrize(
+    ("targets", "outputs", "kind"),
+    [
+        (Y[:, None] % 2, 1, "yes or no"),
+        (X > 0, 5, "several labels"),
+        (Y[:, None], 1, "numbers"),
+        (Y, 4, "classes"),
+        (np.eye(4)[Y], 4, "classes"),
+        (X, 5, "numbers"),
+    ],
+)
+def test_a_student_of_scores_is_judged_by_labels_of_every_kind(targets, outputs, kind):
+    """`distill` has no argument for the loss that validation needs, so it has to find it."""
+    teacher, student = net(outputs), net(outputs, seed=1)
+    data = Dataset(X, targets)
+    history = distill.distill(teacher, student, data, objective=distill.ScoreMatching(), validation=0.25, **QUIET)
+    assert history.task == kind and np.isfinite(history["validation_loss"]).all()
+    assert ("validation_accuracy" in history.epochs[0]) == (kind != "numbers")
+
+
+def test_probabilities_of_a_teacher_are_scores_like_others():
+    """Without labels, the teacher's rows take their place, also rows that sum to 1."""
+    teacher, student = Returns(ops.softmax), nn.Sequential(nn.Dense(5, 4), rng=3)
+    squared = lambda e: losses.mse(e.student, e.teacher)  # noqa: E731
+    history = distill.distill(
+        teacher, student, Dataset(X, None), objective=squared, validation=Dataset(X[:9], None), **QUIET
+    )
+    found = np.mean((md.predict(student, X[:9]) - md.predict(teacher, X[:9])) ** 2)
+    np.testing.assert_allclose(history["validation_loss"][0], found, rtol=1e-5)

@@ -25,7 +25,7 @@ from ..training.guards import check_optimizer
 from ..training.inference import judge
 from ..training.loop import Settings, batch_inputs
 from ..training.split import split_validation
-from ..training.task import find_task
+from ..training.task import are_distributions, find_task
 from .cache import as_cache, fingerprint
 from .guards import (
     check_answers,
@@ -196,14 +196,27 @@ class _Answers:
         usual = losses.cross_entropy if self.wants == "logits" else None
         if held_out.y is not None:
             own_losses = (getattr(term, "validation_loss", None) for term in self.terms)
-            return held_out, next(filter(None, own_losses), usual)
+            return held_out, next(filter(None, own_losses), usual or _loss_of_scores(held_out.y, self.shape))
         if not self.wants:
             raise ValueError(
                 "distill got validation data without labels, and no objective that asks for the teacher's outputs.\n"
                 "The student is judged by labels, or by these.\nPass labelled validation data, or none."
             )
         answers = self.all_answers(held_out)
-        return Dataset(held_out.x, answers.argmax(axis=1) if self.wants == "logits" else answers, dtype=None), usual
+        return Dataset(
+            held_out.x, answers.argmax(axis=1) if self.wants == "logits" else answers, dtype=None
+        ), usual or losses.mse
+
+
+def _loss_of_scores(targets, shape):
+    """The loss that judges scores by such labels where no objective has one; None if `fit` would find it."""
+    if are_distributions(targets):
+        return losses.cross_entropy
+    rows = targets.reshape(len(targets), -1)
+    one_hot = rows.shape[1] > 1 and (rows.sum(axis=1) == 1).all()
+    if targets.dtype.kind == "f" or targets.shape[1:] != shape or one_hot:
+        return None
+    return losses.binary_cross_entropy if targets.min() >= 0 and targets.max() <= 1 else losses.mse
 
 
 class _ObjectiveTrainer:
