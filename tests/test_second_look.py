@@ -104,3 +104,22 @@ def test_probabilities_of_a_teacher_are_scores_like_others():
     )
     found = np.mean((md.predict(student, X[:9]) - md.predict(teacher, X[:9])) ** 2)
     np.testing.assert_allclose(history["validation_loss"][0], found, rtol=1e-5)
+
+
+def test_a_schedule_says_where_the_arguments_of_its_criterion_go():
+    train = datasets.load_digits()[0][:64]
+
+    def fit(*criterion):
+        model = nn.Sequential(
+            nn.Dense(64, 64, activation="relu"), nn.Dense(64, 300, activation="relu"), nn.Dense(300, 10), rng=0
+        )
+        model.layers[-1].weight.assign(model.layers[-1].weight.data * 1e-3)
+        md.fit(model, train, callbacks=[prune.OneShot(0.9, 0, *criterion)], **QUIET)
+        return prune.sparsity(model).sparsity
+
+    with pytest.raises(ValueError) as caught:
+        fit()
+    told = str(caught.value)
+    assert 'Write scope="layer"' in told and told.count("\n") == 2
+    assert told.endswith("OneShot takes them in criterion=functools.partial(prune.magnitude, ...).")
+    assert fit(functools.partial(prune.magnitude, scope="layer")) == pytest.approx(0.9, abs=0.01)

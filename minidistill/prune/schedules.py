@@ -124,7 +124,7 @@ class Schedule:
     def _try(self, run, step, sparsity):
         """Prune a copy. What empties a layer is passed over where the training until then may change that."""
         try:
-            self.criterion(run.model.copy(), sparsity)
+            self._mask(run.model.copy(), sparsity)
         except Emptied as error:
             if error.certain or step == run.step:
                 raise
@@ -139,7 +139,16 @@ class Schedule:
 
     def _prune(self, run):
         if run.step in self._plan:
-            self.criterion(run.model, self._plan[run.step])
+            self._mask(run.model, self._plan[run.step])
+
+    def _mask(self, model, sparsity):
+        try:
+            self.criterion(model, sparsity)
+        except Emptied as error:  # names arguments of the criterion
+            told = f"{error} {type(self).__name__} takes them in criterion=functools.partial(prune.magnitude, ...)."
+            cure = Emptied(told)
+            cure.certain = error.certain
+            raise cure from error
 
     def _reached(self, remaining):
         """The sparsity on the way from the initial to the last; ``remaining(a, b)`` says what is left, from a to b."""
