@@ -166,10 +166,14 @@ def test_callbacks_of_any_iterable_and_none(data):
 
 
 # ---- early stopping --------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("mode", ["Max", "maximum", "larger", "", True])
+@pytest.mark.parametrize("mode", ["Max", "maximum", "MIN", "larger", "auto", "", True])
 def test_a_mode_that_is_none_is_refused(mode):
-    with pytest.raises(ValueError, match=r"mode = .*\n.*'min', 'max'.*\nWrite mode='m..'\."):
+    """The nearest is recommended; where none is near, both are, since the first would minimise the accuracy."""
+    nearest = {"Max": "max", "maximum": "max", "MIN": "min"}.get(mode)
+    cure = f"Write mode='{nearest}'." if nearest else 'mode="max") if more is better, mode="min" if less is.'
+    with pytest.raises(ValueError, match=r"mode = .*\n.*'min', 'max'.*\n") as caught:
         EarlyStopping(monitor="validation_accuracy", mode=mode)
+    assert str(caught.value).endswith(cure)
 
 
 @pytest.mark.parametrize(

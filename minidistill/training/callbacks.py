@@ -83,8 +83,9 @@ class EarlyStopping:
         if mode is None:
             known = {"max": LARGER_IS_BETTER, "min": SMALLER_IS_BETTER}
             mode = next((mode for mode, endings in known.items() if monitor.endswith(endings)), None)
+        near = str(mode).casefold().startswith(("min", "max"))  # for "auto", the nearest of both would be a guess
         how = f'Write EarlyStopping(monitor={monitor!r}, mode="max") if more is better, mode="min" if less is.'
-        advice = how if mode is None else None
+        advice = None if near else how
         self.mode = checks.choice(f"EarlyStopping of {monitor!r}", "mode", mode, ("min", "max"), advice)
         self.restore_best = restore_best
         self._forget("")
