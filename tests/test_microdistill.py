@@ -52,7 +52,7 @@ def close(a, b):
     """Equal to the rounding of the dtype."""
     a, b = np.asarray(a), np.asarray(b)
     assert a.shape == b.shape and a.dtype == b.dtype
-    np.testing.assert_allclose(a, b, rtol=0, atol=200 * np.finfo(a.dtype).eps * max(np.abs(b).max(), 1e-30))
+    np.testing.assert_allclose(a, b, rtol=0, atol=20 * np.finfo(a.dtype).eps * max(np.abs(b).max(), 1e-30))
 
 
 def same_gradients(ours, theirs):
